@@ -1,0 +1,40 @@
+"""What the application does when a delivery report arrives.
+
+Each subscriber can be called twice with the same message (delivery is at least once), and takes
+``**extra`` so that a later version of the signals can say more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+
+from flask_ants_dr import CallbackError
+from flask_ants_dr import DeliveryReport
+from flask_ants_dr import MessageReport
+from flask_ants_dr import callback_rejected
+from flask_ants_dr import message_failed
+from flask_ants_dr import message_reported
+
+from . import records
+
+
+def connect(app: Flask) -> None:
+    message_reported.connect(record_message, sender=app)
+    message_failed.connect(warn_of_failure, sender=app)
+    callback_rejected.connect(warn_of_rejection, sender=app)
+
+
+def record_message(
+    app: Flask, message: MessageReport, report: DeliveryReport, **extra: Any
+) -> None:
+    records.record(message, report)
+
+
+def warn_of_failure(app: Flask, message: MessageReport, **extra: Any) -> None:
+    app.logger.warning("not delivered: %r", message)
+
+
+def warn_of_rejection(app: Flask, error: CallbackError, **extra: Any) -> None:
+    app.logger.warning("callback refused: %s", error)

@@ -1,0 +1,212 @@
+"""The door: a blueprint that takes a callback through its five steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+from typing import cast
+
+from flask import Blueprint
+from flask import Flask
+from flask import Response
+from flask import current_app
+from flask import request
+from flask import url_for
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from .auth import BasicAuth
+from .auth import is_known
+from .config import Settings
+from .config import read_settings
+from .decoding import decode
+from .dispatch import dispatch_rejection
+from .dispatch import dispatch_report
+from .errors import CallbackError
+from .errors import ContentTooLarge
+from .errors import MalformedBody
+from .errors import Unauthorized
+from .schemas import MAX_ERRORS
+from .schemas import ReportSchema
+from .schemas import validate
+
+_logger = logging.getLogger(__name__)
+
+_NOTIFY_URL_CHARACTERS = 150
+_NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What one blueprint has made of the configuration of one application."""
+
+    settings: Settings
+    schema: ReportSchema
+
+
+class DeliveryReportBlueprint(Blueprint):
+    """Receives the delivery reports that ANTS posts, and sends signals for them.
+
+    ::
+
+        app.register_blueprint(DeliveryReportBlueprint())
+
+    One blueprint can serve several applications, and several can live in one application, each
+    with its own name, rule and config prefix. Registering raises :exc:`ValueError` where the
+    configuration is wrong or lacks credentials; the message names the key and the cure.
+
+    :param name: the blueprint's name, which reports carry as their ``source``.
+    :param rule: the URL rule of the callback. Its variables go into ``report.url_params``.
+    :param config_prefix: what its configuration keys begin with, without the underscore.
+    :param schema: :class:`~flask_ants_dr.ReportSchema` or a subclass.
+    :param blueprint_options: what else :class:`flask.Blueprint` takes, e.g. ``url_prefix``.
+    """
+
+    def __init__(
+        self,
+        name: str = "ants_dr",
+        *,
+        rule: str = "/sms/callback",
+        config_prefix: str = "ANTS_DR",
+        schema: type[ReportSchema] = ReportSchema,
+        **blueprint_options: Any,
+    ) -> None:
+        super().__init__(name, __name__, **blueprint_options)
+        self.config_prefix = config_prefix
+        self._schema = schema
+        self.auth = BasicAuth(realm="ANTS delivery reports")
+        """Its :class:`flask_httpauth.HTTPBasicAuth`. A host that keeps credentials elsewhere
+        gives it a ``verify_password`` of its own; then none need be configured."""
+        self.auth.verify_password(self._verify_password)
+        self.auth.error_handler(self._refuse)
+        self._receive_authenticated = self.auth.login_required(self._receive)
+        self.record(self._configure)
+        self.add_url_rule(rule, "callback", self._callback, methods=["POST"])
+
+    def notify_params(self, content_type: str = "application/json", **query: Any) -> dict[str, str]:
+        """The parameters of a Send request that make ANTS report to this blueprint.
+
+        It needs a request, or ``SERVER_NAME`` in the configuration, to know the external URL.
+
+        :param content_type: the format to ask for: ``application/json`` or ``application/xml``.
+        :param query: the values of the rule's variables; the others become the query string,
+            which comes back in ``report.url_params``.
+        :return: ``notifyUrl`` and ``notifyContentType``, to merge into the request.
+        :raises ValueError: it is another content type, or the URL is longer than the 150
+            characters that ANTS takes.
+        :raises RuntimeError: the application has not registered this blueprint, or does not know
+            its external URL.
+        """
+        if content_type not in _NOTIFY_CONTENT_TYPES:
+            raise ValueError(f"content_type must be {' or '.join(_NOTIFY_CONTENT_TYPES)}.")
+        name = next((key for key, known in current_app.blueprints.items() if known is self), None)
+        if name is None:
+            raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")
+        url = url_for(f"{name}.callback", _external=True, **query)
+        if len(url) > _NOTIFY_URL_CHARACTERS:
+            raise ValueError(
+                f"The callback's URL has {len(url)} characters, and ANTS takes"
+                f" {_NOTIFY_URL_CHARACTERS}: pass less in the query string, or shorten the rule."
+            )
+        return {"notifyUrl": url, "notifyContentType": content_type}
+
+    def _configure(self, setup: BlueprintSetupState) -> None:
+        settings = read_settings(
+            setup.app.config,
+            self.config_prefix,
+            needs_credentials=self.auth.verify_password_callback == self._verify_password,
+        )
+        state = _State(settings, self._schema(timezone=settings.timezone))
+        name = f"{setup.name_prefix}.{setup.name}".lstrip(".")
+        setup.app.extensions.setdefault("ants_dr", {})[name] = state
+
+    def _callback(self, **url_variables: Any) -> Response:
+        """The view: the answer to a callback, whether it is taken or refused."""
+        try:
+            response: Response = self._receive_authenticated()
+        except CallbackError as error:
+            source = _source()
+            _logger.warning("%s: callback refused with %d: %s", source, error.status, error)
+            dispatch_rejection(_app(), error, source)
+            return _problem(error)
+        return response
+
+    def _receive(self) -> Response:
+        state = _state()
+        settings = state.settings
+        body = _read_body(settings.max_content_length)
+        payload = decode(body, request.headers.get("Content-Type"))
+        report, invalid = validate(state.schema, payload, max_messages=settings.max_messages)
+        report = replace(report, source=_source(), url_params=_url_params())
+        if invalid:
+            _logger.warning("%s: %d messages do not validate", report.source, len(invalid))
+        dispatch_report(_app(), report, invalid)
+        return _answer(len(report.messages), invalid)
+
+    def _verify_password(self, username: str, password: str) -> bool:
+        settings = _state().settings
+        return not settings.auth_required or is_known(username, password, settings.credentials)
+
+    def _refuse(self, status: int) -> Response:
+        raise Unauthorized(
+            "The credentials are missing or wrong: the callback needs the HTTP Basic pair that the"
+            " application is configured with.",
+            headers={"WWW-Authenticate": self.auth.authenticate_header()},
+        )
+
+
+def _app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+
+
+def _source() -> str:
+    """The name that the blueprint of this request is registered under."""
+    return cast(str, request.blueprint)
+
+
+def _state() -> _State:
+    state: _State = current_app.extensions["ants_dr"][_source()]
+    return state
+
+
+def _url_params() -> dict[str, str]:
+    variables = {name: str(value) for name, value in (request.view_args or {}).items()}
+    return request.args.to_dict() | variables
+
+
+def _read_body(limit: int) -> bytes:
+    request.max_content_length = limit
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise ContentTooLarge(f"The body is larger than {limit:,} bytes.") from None
+    except ClientDisconnected:
+        raise MalformedBody("The body ended before its Content-Length.") from None
+
+
+def _answer(accepted: int, invalid: Mapping[int, Any]) -> Response:
+    body: dict[str, Any] = {"accepted": accepted, "rejected": len(invalid)}
+    if invalid:
+        body["errors"] = dict(islice(invalid.items(), MAX_ERRORS))
+    return _json(body, 200, "application/json")
+
+
+def _problem(error: CallbackError) -> Response:
+    """The error as RFC 9457 has it."""
+    body: dict[str, Any] = {"title": error.title, "status": error.status, "detail": error.detail}
+    if error.errors:
+        body["errors"] = error.errors
+    response = _json(body, error.status, "application/problem+json")
+    response.headers.update(error.headers)
+    return response
+
+
+def _json(body: dict[str, Any], status: int, media_type: str) -> Response:
+    # Not sorted: marshmallow's errors can have both indexes and names for keys.
+    text = current_app.json.dumps(body, sort_keys=False)
+    return current_app.response_class(text, status, mimetype=media_type)

@@ -1,0 +1,13 @@
+"""What bounds the structure of a body, whatever its format."""
+
+from __future__ import annotations
+
+from ..errors import MalformedBody
+
+#: How deep arrays, objects and elements may be nested. The specification's are four levels deep.
+MAX_DEPTH = 32
+
+
+def too_deep() -> MalformedBody:
+    """The error for a body that is nested deeper."""
+    return MalformedBody(f"The body is nested deeper than {MAX_DEPTH} levels.")

@@ -1,0 +1,87 @@
+"""Models to signals: every subscriber gets its turn, and what they raise is raised at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from blinker import NamedSignal
+from flask import Flask
+
+from .errors import CallbackError
+from .models import DeliveryReport
+from .models import DeliveryState
+from .models import MessageReport
+from .signals import callback_rejected
+from .signals import message_delivered
+from .signals import message_failed
+from .signals import message_invalid
+from .signals import message_reported
+from .signals import report_received
+
+_SIGNAL_OF_STATE = {
+    DeliveryState.DELIVERED: message_delivered,
+    DeliveryState.UNDELIVERED: message_failed,
+    DeliveryState.EXPIRED: message_failed,
+    DeliveryState.REJECTED: message_failed,
+}
+
+
+def dispatch_report(
+    app: Flask, report: DeliveryReport, invalid: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Send the signals of one accepted callback.
+
+    :param app: the sender of the signals.
+    :param report: its valid messages.
+    :param invalid: marshmallow's messages for its other details, by their index.
+    :raises ExceptionGroup: what subscribers raised, after all of them have run. Each error has a
+        note that names the subscriber, the signal and the message.
+    """
+    failures = _send(app, report_received, report=report)
+    for message in report.messages:
+        failures += dispatch_message(app, message, report)
+    for index, errors in invalid.items():
+        failures += _send(app, message_invalid, errors=errors, index=index, report=report)
+    _raise_together(failures)
+
+
+def dispatch_message(app: Flask, message: MessageReport, report: DeliveryReport) -> list[Exception]:
+    """Send the signals of one message and return what subscribers raised."""
+    failures = _send(app, message_reported, message=message, report=report)
+    if signal := _SIGNAL_OF_STATE.get(message.status.state):
+        failures += _send(app, signal, message=message, report=report)
+    return failures
+
+
+def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
+    """Send :data:`callback_rejected`.
+
+    :param app: the sender of the signal.
+    :param error: why the callback is refused.
+    :param source: the blueprint's name.
+    :raises ExceptionGroup: what subscribers raised, after all of them have run.
+    """
+    _raise_together(_send(app, callback_rejected, error=error, source=source))
+
+
+def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
+    # Not signal.send(), which lets the first subscriber that raises stop the others.
+    failures: list[Exception] = []
+    if signal.is_muted:
+        return failures
+    for subscriber in signal.receivers_for(app):
+        try:
+            app.ensure_sync(subscriber)(app, **arguments)
+        except Exception as error:
+            name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
+            message = arguments.get("message")
+            about = f" of message {message.message_id}" if message else ""
+            error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
+            failures.append(error)
+    return failures
+
+
+def _raise_together(failures: list[Exception]) -> None:
+    if failures:
+        raise ExceptionGroup("subscribers to delivery reports raised", failures)

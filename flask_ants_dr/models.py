@@ -1,0 +1,113 @@
+"""What a callback says, as immutable values that are safe to log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+
+class DeliveryState(StrEnum):
+    """What became of a message: the status names of ANTS, and ``UNKNOWN`` for any other."""
+
+    ACCEPTED = "ACCEPTED"
+    """Taken by ANTS."""
+    PENDING = "PENDING"
+    """On its way to the operator."""
+    UNDELIVERED = "UNDELIVERED"
+    """Could not be delivered."""
+    DELIVERED = "DELIVERED"
+    """On the phone."""
+    EXPIRED = "EXPIRED"
+    """Its validity ran out, 48 hours by default, or the operator says so."""
+    REJECTED = "REJECTED"
+    """Refused by ANTS or by the operator."""
+    COMPLETED = "COMPLETED"
+    """Final, but no proof that it reached the phone."""
+    UNKNOWN = "UNKNOWN"
+    """A name that ANTS had not documented when this was written."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no later report will change it."""
+        return self not in _NOT_FINAL
+
+
+_NOT_FINAL = {DeliveryState.ACCEPTED, DeliveryState.PENDING, DeliveryState.UNKNOWN}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The ``status`` of one message.
+
+    The state is told by the name, never by the code: ANTS documents code ``000`` both under
+    PENDING and under DELIVERED.
+    """
+
+    code: str | None = None
+    name: str
+    description: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    """Members that no schema knows, as they came."""
+
+    @property
+    def state(self) -> DeliveryState:
+        """The name as a :class:`DeliveryState`, whatever its case."""
+        return DeliveryState.__members__.get(self.name.strip().upper(), DeliveryState.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReport:
+    """What became of one message to one phone: one of the ``details`` of a callback.
+
+    Neither ``message_id`` nor ``bulk_id`` need be unique: what is reported on is the
+    combination of source, bulk, message and ``to``.
+    """
+
+    message_id: str
+    to: str | None = None
+    """The phone number that the message went to."""
+    sender: str | None = None
+    """The sender name that the phone showed (``from`` on the wire)."""
+    text: str | None = None
+    credit: Decimal | None = None
+    """What the message cost, exactly as ANTS wrote it."""
+    send_date: datetime | None = None
+    """When ANTS sent it, with its time zone."""
+    done_date: datetime | None = None
+    """When it reached its end, with its time zone."""
+    status: Status
+    callback_data: str | None = None
+    """What the sender asked to get back."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Members that no schema knows, as they came."""
+
+    def __repr__(self) -> str:
+        to = self.to and f"***{self.to[-4:]}"
+        return (
+            f"<MessageReport {self.message_id[:200]!r} to={to!r} status={self.status.name[:50]!r}"
+            f" done_date={self.done_date and self.done_date.isoformat()!r}>"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryReport:
+    """One callback of ANTS: a bulk and what became of its messages."""
+
+    bulk_id: str | None = None
+    """The bulk's identifier. ANTS leaves it out where a message went to one phone only."""
+    messages: tuple[MessageReport, ...]
+    source: str = ""
+    """The name of the blueprint that received it."""
+    url_params: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The query string and the URL variables of the callback."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Members that no schema knows, as they came."""
+
+    def __repr__(self) -> str:
+        bulk_id = self.bulk_id and self.bulk_id[:200]
+        return f"<DeliveryReport {bulk_id!r} source={self.source!r} messages={len(self.messages)}>"

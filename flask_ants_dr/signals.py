@@ -1,0 +1,30 @@
+"""The signals. Their sender is the application; subscribers take ``(app, *, ..., **extra)``.
+
+A subscriber must not need :data:`flask.request`: it can run in a worker.
+"""
+
+from __future__ import annotations
+
+from blinker import Namespace
+
+_signals = Namespace()
+
+#: Sent once for each accepted callback, before its messages, with ``report``.
+report_received = _signals.signal("report-received")
+
+#: Sent for every message, whatever its status, with ``message`` and ``report``.
+message_reported = _signals.signal("message-reported")
+
+#: Sent when the state is DELIVERED, with ``message`` and ``report``.
+message_delivered = _signals.signal("message-delivered")
+
+#: Sent when the state is UNDELIVERED, EXPIRED or REJECTED, with ``message`` and ``report``.
+message_failed = _signals.signal("message-failed")
+
+#: Sent for a detail that does not validate, with ``errors`` (marshmallow's messages by path),
+#: ``index`` (its place in the callback's ``details``) and ``report`` (the others).
+message_invalid = _signals.signal("message-invalid")
+
+#: Sent when a whole callback is refused, for whatever reason, with ``error`` (a
+#: :class:`~flask_ants_dr.CallbackError`) and ``source`` (the blueprint's name).
+callback_rejected = _signals.signal("callback-rejected")
