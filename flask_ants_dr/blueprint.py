@@ -144,7 +144,8 @@ class DeliveryReportBlueprint(Blueprint):
         report, invalid = validate(state.schema, payload, max_messages=settings.max_messages)
         report = replace(report, source=_source(), url_params=_url_params())
         if invalid:
-            _logger.warning("%s: %d messages do not validate", report.source, len(invalid))
+            total = len(report.messages) + len(invalid)
+            _logger.warning("%s: %d of %d messages refused", report.source, len(invalid), total)
         dispatch_report(_app(), report, invalid)
         return _answer(len(report.messages), invalid)
 
@@ -180,13 +181,17 @@ def _url_params() -> dict[str, str]:
 
 
 def _read_body(limit: int) -> bytes:
-    request.max_content_length = limit
+    # One more, because Werkzeug cuts off a chunked body at its limit without an error.
+    request.max_content_length = limit + 1
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
     except RequestEntityTooLarge:
-        raise ContentTooLarge(f"The body is larger than {limit:,} bytes.") from None
+        body = None
     except ClientDisconnected:
         raise MalformedBody("The body ended before its Content-Length.") from None
+    if body is None or len(body) > limit:
+        raise ContentTooLarge(f"The body is larger than {limit:,} bytes.")
+    return body
 
 
 def _answer(accepted: int, invalid: Mapping[int, Any]) -> Response:

@@ -30,6 +30,7 @@ from typing import ClassVar
 
 from marshmallow import EXCLUDE
 from marshmallow import Schema
+from marshmallow import SchemaOpts
 from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import post_dump
@@ -190,6 +191,13 @@ class Details(_Nested):
         return tuple(items)
 
 
+class _Options(SchemaOpts):
+    def __init__(self, meta: Any, **kwargs: Any) -> None:
+        super().__init__(meta, **kwargs)
+        # Here and not in a Meta, which a host's own Meta would replace.
+        self.unknown = getattr(meta, "unknown", EXCLUDE)
+
+
 class WireSchema(Schema):
     """The base of the schemas: loads into :attr:`model` and keeps what no field knows.
 
@@ -200,8 +208,7 @@ class WireSchema(Schema):
     :param timezone: where dates without an offset are from.
     """
 
-    class Meta:
-        unknown = EXCLUDE  # for marshmallow; _make puts them into extra
+    OPTIONS_CLASS = _Options
 
     model: ClassVar[type[Any]]
     """The dataclass to make."""

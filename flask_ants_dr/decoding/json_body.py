@@ -14,6 +14,11 @@ from .limits import too_deep
 # Python's int() takes more than linear time; a messageId of ANTS has at most 200 characters.
 _MAX_INTEGER_DIGITS = 1000
 
+# The shortest detail takes 10 characters for each of its values. A body of [],[],[] takes three,
+# and dozens of times its size in memory.
+_CHARACTERS_OF_A_VALUE = 8
+_FREE_VALUES = 10_000
+
 _CONTAINERS = dict, list
 
 
@@ -25,7 +30,8 @@ def parse_json(text: str) -> Any:
         every other number: also for integers of more than 1,000 digits, and for ``NaN`` and
         ``Infinity``, which .NET writes although JSON has none, so that they cost only the message
         that they stand in.
-    :raises MalformedBody: it is not JSON, or nested more than 32 levels deep.
+    :raises MalformedBody: it is not JSON, is nested more than 32 levels deep, or has far more
+        values than a delivery report of its size.
     """
     try:
         payload = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=Decimal)
@@ -36,8 +42,7 @@ def parse_json(text: str) -> Any:
         ) from None
     except RecursionError:
         raise too_deep() from None
-    if _deeper_than(MAX_DEPTH, payload):
-        raise too_deep()
+    _check_structure(payload, len(text))
     return payload
 
 
@@ -52,16 +57,21 @@ def _number(literal: str) -> Decimal:
         return Decimal("NaN")
 
 
-def _deeper_than(limit: int, payload: Any) -> bool:
-    """Whether arrays and objects are nested deeper, found without recursion."""
+def _check_structure(payload: Any, characters: int) -> None:
+    """Refuse what is nested too deep or has suspiciously many values, without recursion."""
     level: list[Any] = [[payload]]
-    for _ in range(limit + 1):
+    values = 0
+    for _ in range(MAX_DEPTH + 1):
         level = [
             child
             for container in level
             for child in (container.values() if isinstance(container, dict) else container)
             if isinstance(child, _CONTAINERS)
         ]
+        values += sum(map(len, level))
         if not level:
-            return False
-    return True
+            break
+    else:
+        raise too_deep()
+    if values > _FREE_VALUES + characters // _CHARACTERS_OF_A_VALUE:
+        raise MalformedBody("The body has far more values than a delivery report of its size.")

@@ -1,0 +1,131 @@
+"""A host application with the blueprint in it, a client that posts to it and an ear for signals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+import flask_ants_dr
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+
+SAMPLES = Path(__file__).parent / "samples"
+USERNAME = "ants"
+PASSWORD = "s3cret-pair"
+
+SIGNALS = (
+    "report_received",
+    "message_reported",
+    "message_delivered",
+    "message_failed",
+    "message_invalid",
+    "callback_rejected",
+)
+
+
+class Heard:
+    """What an application's signals said: ``(signal, arguments)`` in the order of sending."""
+
+    def __init__(self, app: Flask) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._subscribers = [self._connect(app, name) for name in SIGNALS]
+
+    def _connect(self, app: Flask, name: str) -> Callable[..., None]:
+        def subscriber(sender: Flask, **arguments: Any) -> None:
+            assert sender is app
+            self.calls.append((name, arguments))
+
+        getattr(flask_ants_dr, name).connect(subscriber, sender=app)
+        return subscriber  # signals hold it weakly
+
+    def arguments(self, name: str) -> list[dict[str, Any]]:
+        return [arguments for signal, arguments in self.calls if signal == name]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+    @property
+    def messages(self) -> list[MessageReport]:
+        return [arguments["message"] for arguments in self.arguments("message_reported")]
+
+
+def make_app(blueprint: DeliveryReportBlueprint | None = None, **config: Any) -> Flask:
+    app = Flask(__name__)
+    app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
+    app.config.update(config)
+    app.register_blueprint(blueprint or DeliveryReportBlueprint())
+    return app
+
+
+def detail(**members: Any) -> dict[str, Any]:
+    return {"messageId": "1", "status": {"name": "DELIVERED"}} | members
+
+
+def callback(*details: Any, **envelope: Any) -> dict[str, Any]:
+    return {"bulkId": "b", "details": list(details)} | envelope
+
+
+class Ants:
+    """Posts callbacks as ANTS does."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def post(
+        self,
+        body: Any,
+        content_type: str | None = "application/json",
+        *,
+        url: str = "/sms/callback",
+        **options: Any,
+    ) -> TestResponse:
+        if isinstance(body, dict | list):
+            body = json.dumps(body)
+        options.setdefault("auth", (USERNAME, PASSWORD))
+        return self.client.post(url, data=body, content_type=content_type, **options)
+
+
+@pytest.fixture
+def app() -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def ants(app: Flask) -> Ants:
+    return Ants(app.test_client())
+
+
+@pytest.fixture
+def heard(app: Flask) -> Heard:
+    return Heard(app)
+
+
+@pytest.fixture(scope="session")
+def json_sample() -> bytes:
+    return (SAMPLES / "report.json").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def xml_sample() -> bytes:
+    return (SAMPLES / "report.xml").read_bytes()
+
+
+@pytest.fixture
+def take(ants: Ants, heard: Heard) -> Callable[..., MessageReport]:
+    """Post a callback of one message, see it taken, and return what the subscriber got."""
+
+    def take(body: Any, content_type: str = "application/json", **options: Any) -> MessageReport:
+        response = ants.post(body, content_type, **options)
+        assert response.status_code == 200, response.text
+        assert response.json == {"accepted": 1, "rejected": 0}
+        return heard.messages[-1]
+
+    return take

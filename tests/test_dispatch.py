@@ -1,0 +1,161 @@
+"""Signals: which are sent when, and what happens when a subscriber raises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Ants
+from conftest import Heard
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from flask import Flask
+
+from flask_ants_dr import message_delivered
+from flask_ants_dr import message_reported
+from flask_ants_dr import report_received
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [
+        ("ACCEPTED", None),
+        ("PENDING", None),
+        ("UNDELIVERED", "message_failed"),
+        ("DELIVERED", "message_delivered"),
+        ("EXPIRED", "message_failed"),
+        ("REJECTED", "message_failed"),
+        ("COMPLETED", None),
+        ("NEW_NAME", None),
+        ("delivered", "message_delivered"),
+    ],
+)
+def test_the_signals_of_a_state(ants: Ants, heard: Heard, name: str, signal: str | None) -> None:
+    ants.post(callback(detail(status={"name": name})))
+    assert heard.names == ["report_received", "message_reported", *([signal] if signal else [])]
+    for _, arguments in heard.calls[1:]:
+        assert arguments.keys() == {"message", "report"}
+        assert arguments["report"].messages == (arguments["message"],)
+
+
+@pytest.mark.parametrize("testing", [False, True])
+def test_a_subscriber_that_raises_stops_no_other(testing: bool) -> None:
+    app = make_app(TESTING=testing)
+    heard_by: dict[str, list[str]] = {"first": [], "second": [], "third": []}
+
+    def subscriber(name: str) -> Any:
+        def hear(sender: Flask, message: Any, **extra: Any) -> None:
+            heard_by[name].append(message.message_id)
+            if name == "second":
+                raise LookupError("no such order")
+
+        return hear
+
+    subscribers = [subscriber(name) for name in heard_by]
+    for one in subscribers:
+        message_reported.connect(one, sender=app)
+    heard = Heard(app)
+    caught: list[Exception] = []
+
+    @app.errorhandler(ExceptionGroup)
+    def handle(error: ExceptionGroup) -> tuple[str, int]:
+        caught.append(error)
+        if testing:
+            raise error
+        return "the host's own", 500
+
+    body = callback(detail(messageId="m1"), detail(messageId="m2"), {})
+    if testing:
+        with pytest.raises(ExceptionGroup):
+            Ants(app.test_client()).post(body)
+    else:
+        response = Ants(app.test_client()).post(body)
+        assert (response.status_code, response.text) == (500, "the host's own")
+    assert all(ids == ["m1", "m2"] for ids in heard_by.values())
+    assert len(heard.arguments("message_delivered")) == 2
+    assert len(heard.arguments("message_invalid")) == 1
+    (group,) = caught
+    assert isinstance(group, ExceptionGroup)
+    assert [type(error) for error in group.exceptions] == [LookupError, LookupError]
+    notes = [error.__notes__ for error in group.exceptions]
+    for (note,), message_id in zip(notes, ("m1", "m2"), strict=True):
+        assert note.endswith(f"hear to message-reported of message {message_id}")
+
+
+def test_an_error_reaches_the_test(app: Flask, ants: Ants) -> None:
+    app.testing = True
+
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise ZeroDivisionError
+
+    message_delivered.connect(fail, sender=app)
+    with pytest.raises(ExceptionGroup) as caught:
+        ants.post(callback(detail()))
+    assert caught.group_contains(ZeroDivisionError)
+
+
+def test_a_report_received_that_raises_stops_no_message(
+    app: Flask, ants: Ants, heard: Heard
+) -> None:
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise ValueError
+
+    report_received.connect(fail, sender=app)
+    assert ants.post(callback(detail(), detail())).status_code == 500
+    assert len(heard.messages) == 2
+
+
+def test_what_is_no_exception_is_not_caught(app: Flask, ants: Ants) -> None:
+    """A server that ends a request, or the process, by a BaseException does so at once."""
+
+    class Timeout(BaseException):
+        pass
+
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise Timeout
+
+    message_reported.connect(fail, sender=app)
+    with pytest.raises(Timeout):
+        ants.post(callback(detail()))
+
+
+def test_coroutine_subscribers(app: Flask, ants: Ants) -> None:
+    heard: list[str] = []
+
+    async def hear(sender: Flask, message: Any, **extra: Any) -> None:
+        heard.append(message.message_id)
+        if message.message_id == "bad":
+            raise ValueError
+
+    message_reported.connect(hear, sender=app)
+    assert ants.post(callback(detail(messageId="good"))).status_code == 200
+    assert ants.post(callback(detail(messageId="bad"), detail())).status_code == 500
+    assert heard == ["good", "bad", "1"]
+
+
+def test_callable_objects_as_subscribers(app: Flask, ants: Ants) -> None:
+    class Counter:
+        count = 0
+
+        def __call__(self, sender: Flask, **extra: Any) -> None:
+            self.count += 1
+            raise ValueError
+
+    counter = Counter()
+    message_reported.connect(counter, sender=app)
+    app.testing = True
+    with pytest.raises(ExceptionGroup) as caught:
+        ants.post(callback(detail()))
+    assert counter.count == 1
+    assert "Counter" in caught.value.exceptions[0].__notes__[0]
+
+
+def test_muted_signals(app: Flask, ants: Ants, heard: Heard) -> None:
+    with message_reported.muted():
+        ants.post(callback(detail()))
+    assert heard.names == ["report_received", "message_delivered"]
+
+
+def test_signals_without_subscribers(ants: Ants) -> None:
+    assert ants.post(callback(detail(), {})).status_code == 200

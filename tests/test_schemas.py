@@ -1,0 +1,189 @@
+"""The schemas: load and dump are inverses, and a host can extend them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import dataclass
+from dataclasses import replace
+from datetime import UTC
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from conftest import Ants
+from conftest import Heard
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from marshmallow import ValidationError
+from marshmallow import fields
+from marshmallow import pre_load
+from marshmallow import validate
+
+from flask_ants_dr import DeliveryReport
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+from flask_ants_dr import MessageSchema
+from flask_ants_dr import ReportSchema
+from flask_ants_dr import Status
+from flask_ants_dr import StatusSchema
+from flask_ants_dr.schemas import Details
+from flask_ants_dr.schemas import String
+
+
+def through_json(schema: ReportSchema, report: DeliveryReport) -> Any:
+    return schema.load(json.loads(json.dumps(schema.dump(report))))
+
+
+def test_dump_is_the_inverse_of_load_for_the_sample(json_sample: bytes) -> None:
+    schema = ReportSchema()
+    payload = json.loads(json_sample, parse_float=Decimal)
+    report = schema.load(payload)
+    assert through_json(schema, report) == report
+    dumped = schema.dump(report)
+    assert dumped["details"][0] == payload["details"][0] | {
+        "credit": "1.00",
+        "sendDate": "2019-05-27T14:39:40.273000+07:00",
+        "doneDate": "2019-05-27T14:40:09.440000+07:00",
+    }
+
+
+@pytest.mark.parametrize("written", ["2026-10-25T02:30:00", "2026-03-29T02:30:00"])
+def test_dates_in_the_hours_that_come_twice_or_never_survive(written: str) -> None:
+    """Such a date in a zone with daylight saving time equals no date of another zone."""
+    schema = ReportSchema(timezone=ZoneInfo("Europe/Berlin"))
+    report = schema.load(callback(detail(doneDate=written)))
+    assert through_json(schema, report) == report
+    assert through_json(ReportSchema(), report) == report
+
+
+def test_schemas_work_on_their_own() -> None:
+    assert StatusSchema().load({"name": "X"}) == Status(name="X")
+    message = MessageSchema(timezone=UTC).load(detail(sendDate="2026-01-01T00:00:00", credit=1.5))
+    assert message.send_date == datetime(2026, 1, 1, tzinfo=UTC)
+    assert message.credit == Decimal("1.5")
+    assert message == MessageSchema().load(MessageSchema().dump(message))
+
+
+def test_dumping_what_a_host_made() -> None:
+    message = MessageReport(message_id="1", status=Status(name="X"), extra={"messageId": "no"})
+    report = DeliveryReport(messages=(message,))
+    assert ReportSchema().dump(report) == {
+        "bulkId": None,
+        "details": [
+            {
+                "messageId": "1",
+                "to": None,
+                "from": None,
+                "text": None,
+                "credit": None,
+                "sendDate": None,
+                "doneDate": None,
+                "status": {"code": None, "name": "X", "description": None},
+                "callbackData": None,
+            }
+        ],
+    }
+
+
+def test_values_that_json_does_not_have() -> None:
+    with pytest.raises(ValidationError, match="of a type that JSON does not have"):
+        MessageSchema().load(detail(x=datetime(2026, 1, 1, tzinfo=UTC)))
+
+
+class OperatorMessageSchema(MessageSchema):
+    operator = String(required=True, validate=validate.OneOf(["AIS", "TRUE"]))
+    part_count = fields.Integer(data_key="parts", load_default=1)
+
+
+class OperatorReportSchema(ReportSchema):
+    details = Details(OperatorMessageSchema, attribute="messages", required=True)
+    campaign = String(load_default=None)
+
+
+def test_a_hosts_fields_are_in_extra() -> None:
+    app = make_app(DeliveryReportBlueprint(schema=OperatorReportSchema), ANTS_DR_TIMEZONE="UTC")
+    ants, heard = Ants(app.test_client()), Heard(app)
+    good = detail(operator="AIS", parts="3", other=True, doneDate="2026-01-01T00:00:00")
+    response = ants.post(callback(good, detail(), detail(operator="X"), campaign="c"))
+    assert response.get_json()["accepted"] == 1
+    assert response.get_json()["errors"] == {
+        "1": {"operator": ["Missing data for required field."]},
+        "2": {"operator": ["Must be one of: AIS, TRUE."]},
+    }
+    (message,) = heard.messages
+    assert message.extra == {"operator": "AIS", "part_count": 3, "other": True}
+    assert message.done_date == datetime(2026, 1, 1, tzinfo=UTC)
+    report = heard.arguments("report_received")[0]["report"]
+    assert report.extra == {"campaign": "c"}
+    bare = replace(report, source="", url_params={})
+    assert through_json(OperatorReportSchema(), bare) == bare
+    dumped = OperatorMessageSchema().dump(message)
+    assert (dumped["operator"], dumped["parts"], dumped["other"]) == ("AIS", 3, True)
+    assert "part_count" not in dumped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorMessage(MessageReport):
+    operator: str | None = None
+
+
+class ModelSchema(MessageSchema):
+    model = OperatorMessage
+    operator = String(load_default=None)
+
+
+def test_a_hosts_own_model() -> None:
+    message = ModelSchema().load(detail(operator="AIS"))
+    assert message == OperatorMessage(
+        message_id="1", status=Status(name="DELIVERED"), operator="AIS"
+    )
+    assert ModelSchema().load(ModelSchema().dump(message)) == message
+
+
+class RenamingSchema(ReportSchema):
+    """A change in ANTS's format, as a host would bridge it."""
+
+    @pre_load
+    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {"details" if name == "reports" else name: data[name] for name in data}
+
+
+def test_a_host_can_bridge_a_change_of_the_format() -> None:
+    app = make_app(DeliveryReportBlueprint(schema=RenamingSchema))
+    response = Ants(app.test_client()).post({"reports": [detail()]})
+    assert response.json == {"accepted": 1, "rejected": 0}
+
+
+class StrictSchema(ReportSchema):
+    class Meta:
+        exclude = ("bulk_id",)
+
+    @pre_load
+    def refuse(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        if len(data["details"]) < 2:
+            raise ValidationError("Too few.", "details")
+        return data
+
+
+def test_what_a_hosts_hook_refuses_is_refused() -> None:
+    """Also where it refuses what is left of a callback without its invalid details."""
+    app = make_app(DeliveryReportBlueprint(schema=StrictSchema))
+    ants = Ants(app.test_client())
+    assert ants.post(callback(detail(), detail())).status_code == 200
+    for body in (callback(detail()), callback(detail(), {})):
+        response = ants.post(body)
+        assert response.status_code == 422
+        assert response.get_json()["errors"] == {"details": ["Too few."]}
+
+
+def test_models_can_be_copied_pickled_and_hashed(json_sample: bytes) -> None:
+    report = ReportSchema().load(json.loads(json_sample) | {"x": [1]})
+    assert copy.deepcopy(report) == pickle.loads(pickle.dumps(report)) == report
+    assert len({report, copy.deepcopy(report)}) == 1
+    with pytest.raises(AttributeError):
+        report.bulk_id = "other"
