@@ -138,7 +138,7 @@ class Date(fields.Field[datetime | None]):
             # A fixed offset, because dates of a zone with daylight saving time do not survive
             # being written down: in the hour that comes twice they equal no other date.
             offset = moment.utcoffset() or timedelta()
-            moment = moment.replace(tzinfo=timezone(offset), fold=0)
+            moment = moment.replace(tzinfo=timezone(offset))
             moment.astimezone(UTC)  # which not all dates of the years 1 and 9999 can be
         except (ValueError, OverflowError):
             raise self.make_error("invalid") from None

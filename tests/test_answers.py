@@ -216,7 +216,16 @@ def test_422(ants: Ants, heard: Heard, body: Any, errors: Any) -> None:
     assert error.errors.keys() == errors.keys()
 
 
-@pytest.mark.parametrize("body", ["<a/>", "<a>text</a>", "<a><b/></a>", "<details/>"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<a/>",
+        "<a>text</a>",
+        "<a><b/></a>",
+        "<details/>",
+        '<a xmlns:x="http://www.w3.org/2001/XMLSchema-instance"><details x:nil="true"/></a>',
+    ],
+)
 def test_422_of_xml(ants: Ants, heard: Heard, body: str) -> None:
     check_problem(ants.post(body, "application/xml"), heard, 422, "Unprocessable Content")
 

@@ -137,7 +137,7 @@ def test_the_hosts_own_verify_password() -> None:
     assert asked == [("someone", "from the database"), (USERNAME, PASSWORD)]
 
 
-@pytest.mark.parametrize("pair", ["nobody:x", f"{USERNAME}:wrong", f"{USERNAME}:{PASSWORD}"])
+@pytest.mark.parametrize("pair", ["nobody:x", "b:wrong", "b:c", f"{USERNAME}:{PASSWORD}"])
 def test_the_same_work_for_every_pair(monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     """Every pair is compared with every configured one, by digests of the same length."""
     compared: list[tuple[int, int]] = []

@@ -126,8 +126,10 @@ def test_a_thai_8_bit_encoding(
         "both disagree": "; charset=cp037",
     }
     body = xml_sample.decode().replace('"utf-16"', f'"{declared}"').encode("tis-620")
-    assert ants.post(body, "text/xml" + charset[where]).status_code == 200
-    check(only_report(heard))
+    for end in (b"", b"\n"):  # an even number of bytes could be UTF-16
+        heard.calls.clear()
+        assert ants.post(body + end, "text/xml" + charset[where]).status_code == 200
+        check(only_report(heard))
 
 
 def test_a_thai_8_bit_encoding_of_json(ants: Ants, heard: Heard, json_sample: bytes) -> None:

@@ -23,6 +23,7 @@ from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import pre_load
 from marshmallow import validate
+from marshmallow import validates_schema
 
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryReportBlueprint
@@ -179,6 +180,19 @@ def test_what_a_hosts_hook_refuses_is_refused() -> None:
         response = ants.post(body)
         assert response.status_code == 422
         assert response.get_json()["errors"] == {"details": ["Too few."]}
+
+
+class LimitedSchema(ReportSchema):
+    @validates_schema(skip_on_field_errors=False)
+    def limit(self, data: dict[str, Any], **kwargs: Any) -> None:
+        raise ValidationError({"details": ["Closed."], "bulkId": ["Closed."]})
+
+
+def test_errors_with_both_indexes_and_names_are_answered() -> None:
+    app = make_app(DeliveryReportBlueprint(schema=LimitedSchema))
+    response = Ants(app.test_client()).post(callback({}))
+    assert response.status_code == 422
+    assert response.get_json()["errors"]["details"].keys() == {"0", "_schema"}
 
 
 def test_models_can_be_copied_pickled_and_hashed(json_sample: bytes) -> None:
