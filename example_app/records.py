@@ -16,7 +16,7 @@ from flask_ants_dr import MessageReport
 _TABLE = """
 CREATE TABLE IF NOT EXISTS messages (
     source TEXT, bulk_id TEXT, message_id TEXT, recipient TEXT,
-    state TEXT, is_final INTEGER, done_date TEXT, reports INTEGER DEFAULT 1,
+    state TEXT, is_final INTEGER, done_date TEXT,
     PRIMARY KEY (source, bulk_id, message_id, recipient)
 )
 """
@@ -29,12 +29,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
     state = iif(is_final, state, excluded.state),
     done_date = iif(is_final, done_date, excluded.done_date),
-    is_final = is_final OR excluded.is_final,
-    reports = reports + 1
+    is_final = is_final OR excluded.is_final
 """
 
 _LATEST = """
-SELECT bulk_id, message_id, '***' || substr(recipient, -4) AS recipient, state, done_date, reports
+SELECT bulk_id, message_id, '***' || substr(recipient, -4) AS recipient, state, done_date
 FROM messages ORDER BY rowid DESC LIMIT 100
 """
 

@@ -4,6 +4,7 @@ from .blueprint import DeliveryReportBlueprint as DeliveryReportBlueprint
 from .errors import CallbackError as CallbackError
 from .models import DeliveryReport as DeliveryReport
 from .models import DeliveryState as DeliveryState
+from .models import InvalidDetail as InvalidDetail
 from .models import MessageReport as MessageReport
 from .models import Status as Status
 from .schemas import MessageSchema as MessageSchema

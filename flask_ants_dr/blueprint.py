@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 from typing import cast
 
@@ -31,6 +30,7 @@ from .errors import CallbackError
 from .errors import ContentTooLarge
 from .errors import MalformedBody
 from .errors import Unauthorized
+from .models import InvalidDetail
 from .schemas import MAX_ERRORS
 from .schemas import ReportSchema
 from .schemas import validate
@@ -77,6 +77,8 @@ class DeliveryReportBlueprint(Blueprint):
         **blueprint_options: Any,
     ) -> None:
         super().__init__(name, __name__, **blueprint_options)
+        if not (isinstance(schema, type) and issubclass(schema, ReportSchema)):
+            raise TypeError("schema must be ReportSchema or a subclass, not an instance.")
         self.config_prefix = config_prefix
         self._schema = schema
         self.auth = BasicAuth(realm="ANTS delivery reports")
@@ -91,7 +93,9 @@ class DeliveryReportBlueprint(Blueprint):
     def notify_params(self, content_type: str = "application/json", **query: Any) -> dict[str, str]:
         """The parameters of a Send request that make ANTS report to this blueprint.
 
-        It needs a request, or ``SERVER_NAME`` in the configuration, to know the external URL.
+        It needs a request, or ``SERVER_NAME`` and ``PREFERRED_URL_SCHEME`` in the configuration, to
+        know the external URL. A request's ``Host`` header is whatever the client sent, unless
+        ``SERVER_NAME`` or ``TRUSTED_HOSTS`` is configured.
 
         :param content_type: the format to ask for: ``application/json`` or ``application/xml``.
         :param query: the values of the rule's variables; the others become the query string,
@@ -194,10 +198,10 @@ def _read_body(limit: int) -> bytes:
     return body
 
 
-def _answer(accepted: int, invalid: Mapping[int, Any]) -> Response:
+def _answer(accepted: int, invalid: list[InvalidDetail]) -> Response:
     body: dict[str, Any] = {"accepted": accepted, "rejected": len(invalid)}
     if invalid:
-        body["errors"] = dict(islice(invalid.items(), MAX_ERRORS))
+        body["errors"] = {detail.index: detail.errors for detail in invalid[:MAX_ERRORS]}
     return _json(body, 200, "application/json")
 
 
@@ -212,6 +216,7 @@ def _problem(error: CallbackError) -> Response:
 
 
 def _json(body: dict[str, Any], status: int, media_type: str) -> Response:
-    # Not sorted: marshmallow's errors can have both indexes and names for keys.
-    text = current_app.json.dumps(body, sort_keys=False)
+    # Not by the host's JSON provider, which may take no integers for keys: marshmallow's errors have
+    # them. A message can be a lazily translated string.
+    text = json.dumps(body, default=str)
     return current_app.response_class(text, status, mimetype=media_type)

@@ -40,6 +40,11 @@ def read_settings(config: Mapping[str, Any], prefix: str, *, needs_credentials: 
             f"{prefix}_AUTH_REQUIRED must be True or False (in the environment: true or false)."
         )
     credentials = _credentials(config, prefix)
+    if not auth_required and not needs_credentials:
+        raise ValueError(
+            f"{prefix}_AUTH_REQUIRED is False, but the blueprint has a verify_password of your own:"
+            " remove one of the two."
+        )
     if not auth_required:
         warnings.warn(
             f"{prefix}_AUTH_REQUIRED is False: whoever finds the callback's URL can post delivery"
@@ -78,7 +83,7 @@ def _credentials(config: Mapping[str, Any], prefix: str) -> list[tuple[str, str]
             # from_prefixed_env() reads what looks like a number as one.
             if type(text) not in (str, int) or text == "":
                 raise ValueError(
-                    f"{key} must be strings that are not empty; in the environment, put a value"
+                    f"{key} must all be strings that are not empty; in the environment, put a value"
                     " that looks like JSON into double quotes of its own."
                 )
         if ":" in str(pair[0]):

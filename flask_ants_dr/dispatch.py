@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from contextlib import suppress
+from inspect import isawaitable
 from typing import Any
 
 from blinker import NamedSignal
@@ -11,6 +13,7 @@ from flask import Flask
 from .errors import CallbackError
 from .models import DeliveryReport
 from .models import DeliveryState
+from .models import InvalidDetail
 from .models import MessageReport
 from .signals import callback_rejected
 from .signals import message_delivered
@@ -27,22 +30,20 @@ _SIGNAL_OF_STATE = {
 }
 
 
-def dispatch_report(
-    app: Flask, report: DeliveryReport, invalid: Mapping[int, Mapping[str, Any]]
-) -> None:
+def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
     """Send the signals of one accepted callback.
 
     :param app: the sender of the signals.
     :param report: its valid messages.
-    :param invalid: marshmallow's messages for its other details, by their index.
+    :param invalid: its other details.
     :raises ExceptionGroup: what subscribers raised, after all of them have run. Each error has a
         note that names the subscriber, the signal and the message.
     """
     failures = _send(app, report_received, report=report)
     for message in report.messages:
         failures += dispatch_message(app, message, report)
-    for index, errors in invalid.items():
-        failures += _send(app, message_invalid, errors=errors, index=index, report=report)
+    for detail in invalid:
+        failures += _send(app, message_invalid, errors=detail.errors, report=report, detail=detail)
     _raise_together(failures)
 
 
@@ -72,12 +73,15 @@ def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
         return failures
     for subscriber in signal.receivers_for(app):
         try:
-            app.ensure_sync(subscriber)(app, **arguments)
+            result = app.ensure_sync(subscriber)(app, **arguments)
+            if result is not None and isawaitable(result):
+                raise TypeError("it returned an awaitable: subscribe an async def function itself")
         except Exception as error:
             name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
             message = arguments.get("message")
-            about = f" of message {message.message_id}" if message else ""
-            error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
+            about = f" of message {message.message_id[:200]!r}" if message else ""
+            with suppress(Exception):  # an exception can be frozen
+                error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
             failures.append(error)
     return failures
 

@@ -66,3 +66,10 @@ class InvalidReport(CallbackError):
 
     status = 422
     title = "Unprocessable Content"
+
+
+class InboxUnavailable(CallbackError):
+    """The inbox's database cannot take the callback at the moment."""
+
+    status = 503
+    title = "Service Unavailable"

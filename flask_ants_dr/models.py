@@ -52,7 +52,7 @@ class Status:
     name: str
     description: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """Members that no schema knows, as they came."""
+    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
 
     @property
     def state(self) -> DeliveryState:
@@ -84,7 +84,7 @@ class MessageReport:
     callback_data: str | None = None
     """What the sender asked to get back."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, as they came."""
+    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
 
     def __repr__(self) -> str:
         to = self.to and f"***{self.to[-4:]}"
@@ -92,6 +92,18 @@ class MessageReport:
             f"<MessageReport {self.message_id[:200]!r} to={to!r} status={self.status.name[:50]!r}"
             f" done_date={self.done_date and self.done_date.isoformat()!r}>"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidDetail:
+    """One of the ``details`` of a callback that does not validate."""
+
+    index: int
+    """Its place among them."""
+    errors: Mapping[Any, Any] = field(hash=False)
+    """marshmallow's messages by path."""
+    payload: Any = field(hash=False, repr=False)
+    """What came, as plain values. Unlike the rest of it, no text for a log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +118,7 @@ class DeliveryReport:
     url_params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The query string and the URL variables of the callback."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, as they came."""
+    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
 
     def __repr__(self) -> str:
         bulk_id = self.bulk_id and self.bulk_id[:200]

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import fields as dataclass_fields
 from datetime import UTC
 from datetime import date
@@ -23,7 +26,6 @@ from datetime import timedelta
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
-from itertools import islice
 from math import isfinite
 from typing import Any
 from typing import ClassVar
@@ -40,6 +42,7 @@ from marshmallow.validate import Length
 from .errors import ContentTooLarge
 from .errors import InvalidReport
 from .models import DeliveryReport
+from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
 
@@ -148,8 +151,24 @@ class Date(fields.Field[datetime | None]):
         return None if value is None else value.isoformat()
 
 
+@dataclass(slots=True)
+class _Isolation:
+    """Lets :class:`Details` take the valid ones where others are not."""
+
+    max_messages: int
+    invalid: list[InvalidDetail] = field(default_factory=list)
+
+
+_isolation: ContextVar[_Isolation | None] = ContextVar("isolation", default=None)
+
+
 class _Nested(fields.Nested):
     """A nested schema that takes over the time zone of the one around it."""
+
+    def __init__(self, nested: type[Schema], **kwargs: Any) -> None:
+        if not (isinstance(nested, type) and issubclass(nested, Schema)):
+            raise TypeError("nested must be the class of a schema, for it to get the time zone.")
+        super().__init__(nested, **kwargs)
 
     @property
     def schema(self) -> Schema:
@@ -170,7 +189,7 @@ class One(_Nested):
 class Details(_Nested):
     """A tuple of objects from an array; a single object is taken for an array of one."""
 
-    def __init__(self, nested: Any, **kwargs: Any) -> None:
+    def __init__(self, nested: type[Schema], **kwargs: Any) -> None:
         super().__init__(nested, many=True, **kwargs)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,16 +197,21 @@ class Details(_Nested):
             value = [value]
         if not isinstance(value, list | tuple):
             raise self.make_error("type")
+        isolation = _isolation.get()
+        if isolation and len(value) > isolation.max_messages:
+            raise ContentTooLarge(f"The callback has more than {isolation.max_messages:,} details.")
         schema = self.schema
         items: list[Any] = []
-        errors: dict[int, Any] = {}
+        invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
             try:
                 items.append(schema.load(item, many=False))
             except ValidationError as error:
-                errors[index] = error.messages_dict
-        if errors:
-            raise ValidationError(errors, valid_data=items)
+                invalid.append(InvalidDetail(index=index, errors=error.messages_dict, payload=item))
+        if invalid and not (isolation and items):
+            raise ValidationError({one.index: one.errors for one in invalid[:MAX_ERRORS]})
+        if isolation:
+            isolation.invalid += invalid
         return tuple(items)
 
 
@@ -308,34 +332,25 @@ def _plain(value: Any) -> Any:
 
 def validate(
     schema: Schema, payload: Any, *, max_messages: int
-) -> tuple[DeliveryReport, dict[int, Any]]:
+) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Load a payload, taking the valid messages of a callback that has invalid ones too.
 
     :param schema: a :class:`ReportSchema`.
     :param payload: what the body says, from :func:`~flask_ants_dr.decoding.decode`.
     :param max_messages: how many details a callback may have.
-    :return: the report of the valid messages, and marshmallow's messages for the other details by
-        their index.
+    :return: the report of the valid messages, and the other details.
     :raises ContentTooLarge: there are more details.
-    :raises InvalidReport: none of them is valid, or the envelope is not.
+    :raises InvalidReport: none of them is valid, or the envelope is not. Its ``errors`` name the
+        first 100.
     """
-    details = payload.get("details") if isinstance(payload, dict) else None
-    if isinstance(details, list) and len(details) > max_messages:
-        raise ContentTooLarge(f"The callback has more than {max_messages:,} details.")
+    isolation = _Isolation(max_messages)
+    token = _isolation.set(isolation)
     try:
-        return schema.load(payload), {}
+        return schema.load(payload), isolation.invalid
     except ValidationError as error:
         errors = error.messages_dict
-    invalid = errors.get("details")
-    if errors.keys() == {"details"} and isinstance(invalid, dict):
-        if isinstance(details, list) and len(invalid) < len(details):
-            valid = [detail for index, detail in enumerate(details) if index not in invalid]
-            try:
-                return schema.load(payload | {"details": valid}), invalid
-            except ValidationError as error:
-                errors = error.messages_dict
-        else:
-            errors = {"details": dict(islice(invalid.items(), MAX_ERRORS))}
+    finally:
+        _isolation.reset(token)
     raise InvalidReport(
         "No message of the callback could be taken; errors says what is wrong where.",
         errors=errors,

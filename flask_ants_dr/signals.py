@@ -22,7 +22,8 @@ message_delivered = _signals.signal("message-delivered")
 message_failed = _signals.signal("message-failed")
 
 #: Sent for a detail that does not validate, with ``errors`` (marshmallow's messages by path),
-#: ``index`` (its place in the callback's ``details``) and ``report`` (the others).
+#: ``report`` (the others) and ``detail`` (an :class:`~flask_ants_dr.InvalidDetail`: its place and
+#: what came).
 message_invalid = _signals.signal("message-invalid")
 
 #: Sent when a whole callback is refused, for whatever reason, with ``error`` (a

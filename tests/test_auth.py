@@ -137,6 +137,14 @@ def test_the_hosts_own_verify_password() -> None:
     assert asked == [("someone", "from the database"), (USERNAME, PASSWORD)]
 
 
+def test_the_hosts_own_verify_password_on_an_open_route() -> None:
+    """One of the two must be a mistake."""
+    blueprint = DeliveryReportBlueprint()
+    blueprint.auth.verify_password(lambda username, password: None)
+    with pytest.raises(ValueError, match="ANTS_DR_AUTH_REQUIRED is False, but"):
+        make_app(blueprint, ANTS_DR_AUTH_REQUIRED=False)
+
+
 @pytest.mark.parametrize("pair", ["nobody:x", "b:wrong", "b:c", f"{USERNAME}:{PASSWORD}"])
 def test_the_same_work_for_every_pair(monkeypatch: pytest.MonkeyPatch, pair: str) -> None:
     """Every pair is compared with every configured one, by digests of the same length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_subscriber_that_raises_stops_no_other(testing: bool) -> None:
     assert [type(error) for error in group.exceptions] == [LookupError, LookupError]
     notes = [error.__notes__ for error in group.exceptions]
     for (note,), message_id in zip(notes, ("m1", "m2"), strict=True):
-        assert note.endswith(f"hear to message-reported of message {message_id}")
+        assert note.endswith(f"hear to message-reported of message {message_id!r}")
 
 
 def test_an_error_reaches_the_test(app: Flask, ants: Ants) -> None:
@@ -149,6 +150,46 @@ def test_callable_objects_as_subscribers(app: Flask, ants: Ants) -> None:
         ants.post(callback(detail()))
     assert counter.count == 1
     assert "Counter" in caught.value.exceptions[0].__notes__[0]
+
+
+def test_a_frozen_exception(app: Flask, ants: Ants, heard: Heard) -> None:
+    """No note can be added to it."""
+
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        code: int
+
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise FrozenError(1)
+
+    message_reported.connect(fail, sender=app)
+    assert ants.post(callback(detail(), detail())).status_code == 500
+    assert len(heard.messages) == 2
+
+
+def test_an_awaitable_that_nobody_awaits_is_no_success(app: Flask, ants: Ants) -> None:
+    class Awaitable:
+        def __await__(self) -> Any:
+            raise AssertionError
+
+    def subscribe(sender: Flask, **extra: Any) -> Awaitable:
+        return Awaitable()
+
+    message_reported.connect(subscribe, sender=app)
+    assert ants.post(callback(detail())).status_code == 500
+
+
+def test_a_note_is_short_and_on_one_line(app: Flask, ants: Ants) -> None:
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise ValueError
+
+    message_reported.connect(fail, sender=app)
+    app.testing = True
+    with pytest.raises(ExceptionGroup) as caught:
+        ants.post(callback(detail(messageId="1\n" * 1_000_000)))
+    (note,) = caught.value.exceptions[0].__notes__
+    assert len(note) < 700
+    assert "\n" not in note
 
 
 def test_muted_signals(app: Flask, ants: Ants, heard: Heard) -> None:

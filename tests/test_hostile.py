@@ -64,6 +64,10 @@ MALFORMED = {
         XML,
     ),
     "an attribute of a megabyte": (f"<a {'b' * 1_000_000}='' " + 'c="" ' * 3_000 + "/>", XML),
+    "a tag that is long, again and again": (
+        "<a>" + "=" * 2501 + ("<" * 9_999 + ">") * 800,
+        XML,
+    ),
     "a NUL in XML": ("<a>\0</a>", XML),
     "a reference to NUL": ("<a>&#0;</a>", XML),
     "a reference to a surrogate": ("<a>&#xD800;</a>", XML),
@@ -102,6 +106,9 @@ def test_malformed(ants: Ants, heard: Heard, name: str) -> None:
         ('{"details": [%s], ' + ",".join(f'"x{n}": ""' for n in range(100_000)) + "}", JSON),
         ("<C><details>{}</details>" + "<x/>" * 100_000 + "</C>", XML),
         ("<C><details>{}</details><!--" + "-a" * 100_000 + "--></C>", XML),
+        ("<C><details>{}</details><!--" + "a=" * 10_000 + "--></C>", XML),
+        ("<C><details>{}</details><![CDATA[" + "a=b&" * 10_000 + "]]></C>", XML),
+        ('\n<?xml version="1.0"?><C><details>{}</details></C>', XML),
     ],
 )
 def test_what_is_odd_but_well_formed(

@@ -313,11 +313,14 @@ REFUSED: list[tuple[str, Any]] = [
             ("credit", "true", NO_CREDIT),
             ("credit", "[1]", NO_CREDIT),
             ("credit", '"' + "1" * 101 + '"', NO_CREDIT),
-            ("credit", "1e999999999", NO_SANE_CREDIT),
-            ("credit", "1e-999999999", NO_SANE_CREDIT),
+            ("credit", "1e999999999", NO_CREDIT),
+            ("credit", "1e-999999999", NO_CREDIT),
+            ("credit", "1e15", NO_SANE_CREDIT),
+            ("credit", "1e-16", NO_SANE_CREDIT),
+            ("credit", '"1e999"', NO_SANE_CREDIT),
             ("credit", "1e9999999999999999999999", NO_CREDIT),
             ("credit", "1" * 16, NO_SANE_CREDIT),
-            ("credit", "1" * 10_000, NO_SANE_CREDIT),
+            ("credit", "1" * 10_000, NO_CREDIT),
             ("credit", "0." + "1" * 16, NO_SANE_CREDIT),
             ("doneDate", '"yesterday"', NO_DATE),
             ("doneDate", '"2019-02-30T00:00:00"', NO_DATE),
@@ -351,7 +354,9 @@ def test_what_is_refused_costs_its_own_message_only(
     assert response.status_code == 200
     assert response.json == {"accepted": 2, "rejected": 1, "errors": {"1": errors}}
     (invalid,) = heard.arguments("message_invalid")
-    assert (invalid["index"], invalid["errors"]) == (1, errors)
+    assert invalid["errors"] == invalid["detail"].errors == errors
+    assert invalid["detail"].index == 1
+    assert isinstance(invalid["detail"].payload, dict)
     assert invalid["report"].bulk_id == "b"
     assert [message.message_id for message in heard.messages] == ["good", "good"]
 

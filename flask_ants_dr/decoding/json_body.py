@@ -11,8 +11,10 @@ from ..errors import MalformedBody
 from .limits import MAX_DEPTH
 from .limits import too_deep
 
-# Python's int() takes more than linear time; a messageId of ANTS has at most 200 characters.
-_MAX_INTEGER_DIGITS = 1000
+# Beyond it a number means nothing here, and turning it into an int takes more than linear time. (A
+# messageId of ANTS has at most 200 characters.)
+_MAX_DIGITS = 1000
+_OUT_OF_RANGE = Decimal("NaN")
 
 # The shortest detail takes 10 characters for each of its values. A body of [],[],[] takes three,
 # and dozens of times its size in memory.
@@ -27,9 +29,9 @@ def parse_json(text: str) -> Any:
 
     :param text: the text of the body.
     :return: dicts, lists, strings, integers, booleans, ``None``, and :class:`~decimal.Decimal` for
-        every other number: also for integers of more than 1,000 digits, and for ``NaN`` and
-        ``Infinity``, which .NET writes although JSON has none, so that they cost only the message
-        that they stand in.
+        every other number. Also for ``NaN`` and ``Infinity``, which .NET writes although JSON has
+        none, so that they cost only the message that they stand in; integers of more than 1,000
+        digits and exponents beyond that are ``NaN``.
     :raises MalformedBody: it is not JSON, is nested more than 32 levels deep, or has far more
         values than a delivery report of its size.
     """
@@ -47,14 +49,15 @@ def parse_json(text: str) -> Any:
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else Decimal(digits)
+    return int(digits) if len(digits) <= _MAX_DIGITS else _OUT_OF_RANGE
 
 
 def _number(literal: str) -> Decimal:
     try:
-        return Decimal(literal)
+        number = Decimal(literal)
     except InvalidOperation:  # an exponent of more than 18 digits
-        return Decimal("NaN")
+        return _OUT_OF_RANGE
+    return number if -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS else _OUT_OF_RANGE
 
 
 def _check_structure(payload: Any, characters: int) -> None:

@@ -20,7 +20,7 @@ _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 # The parser holds a whole tag at once, its attributes at many times their size. A tag of ANTS has
 # none but namespaces and xsi:nil.
 _MAX_TAG_CHARACTERS = 10_000
-_LONG_TAG = re.compile(rf"<[^>]{{{_MAX_TAG_CHARACTERS}}}")
+_LONG_TAG = re.compile(rf"<[^<>!?][^<>]{{{_MAX_TAG_CHARACTERS}}}")
 _SHORTEST_ATTRIBUTE = ' a=""'
 
 # An error in a handler stops the parser only at the end of what it has been given.
@@ -50,6 +50,7 @@ def parse_xml(text: str) -> Any:
     if many and _LONG_TAG.search(text):
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_CHARACTERS:,} characters.")
 
+    text = text.lstrip()
     document: dict[str, Any] = {}
     parents = [document]
     nils: list[bool] = []
