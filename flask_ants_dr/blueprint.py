@@ -6,6 +6,8 @@ import json
 import logging
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import cast
 
@@ -30,10 +32,16 @@ from .errors import CallbackError
 from .errors import ContentTooLarge
 from .errors import MalformedBody
 from .errors import Unauthorized
+from .models import DeliveryReport
+from .models import Envelope
 from .models import InvalidDetail
 from .schemas import MAX_ERRORS
 from .schemas import ReportSchema
 from .schemas import validate
+
+if TYPE_CHECKING:
+    from .inbox import Inbox
+    from .inbox.inbox import BoundInbox
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +55,7 @@ class _State:
 
     settings: Settings
     schema: ReportSchema
+    inbox: BoundInbox | None
 
 
 class DeliveryReportBlueprint(Blueprint):
@@ -64,6 +73,8 @@ class DeliveryReportBlueprint(Blueprint):
     :param rule: the URL rule of the callback. Its variables go into ``report.url_params``.
     :param config_prefix: what its configuration keys begin with, without the underscore.
     :param schema: :class:`~flask_ants_dr.ReportSchema` or a subclass.
+    :param inbox: an :class:`flask_ants_dr.inbox.Inbox` (extra ``inbox``) to make callbacks durable:
+        they are committed to a database before they are answered, and dispatched until it worked.
     :param blueprint_options: what else :class:`flask.Blueprint` takes, e.g. ``url_prefix``.
     """
 
@@ -74,6 +85,7 @@ class DeliveryReportBlueprint(Blueprint):
         rule: str = "/sms/callback",
         config_prefix: str = "ANTS_DR",
         schema: type[ReportSchema] = ReportSchema,
+        inbox: Inbox | None = None,
         **blueprint_options: Any,
     ) -> None:
         super().__init__(name, __name__, **blueprint_options)
@@ -81,6 +93,7 @@ class DeliveryReportBlueprint(Blueprint):
             raise TypeError("schema must be ReportSchema or a subclass, not an instance.")
         self.config_prefix = config_prefix
         self._schema = schema
+        self._inbox = inbox
         self.auth = BasicAuth(realm="ANTS delivery reports")
         """Its :class:`flask_httpauth.HTTPBasicAuth`. A host that keeps credentials elsewhere
         gives it a ``verify_password`` of its own; then none need be configured."""
@@ -125,8 +138,12 @@ class DeliveryReportBlueprint(Blueprint):
             self.config_prefix,
             needs_credentials=self.auth.verify_password_callback == self._verify_password,
         )
-        state = _State(settings, self._schema(timezone=settings.timezone))
+        schema = self._schema(timezone=settings.timezone)
         name = f"{setup.name_prefix}.{setup.name}".lstrip(".")
+        read = partial(_read, settings, schema)
+        key = f"{self.config_prefix}_INBOX_URL"
+        inbox = self._inbox.bind(cast(Flask, setup.app), name, key, read) if self._inbox else None
+        state = _State(settings, schema, inbox)
         setup.app.extensions.setdefault("ants_dr", {})[name] = state
 
     def _callback(self, **url_variables: Any) -> Response:
@@ -142,15 +159,25 @@ class DeliveryReportBlueprint(Blueprint):
 
     def _receive(self) -> Response:
         state = _state()
-        settings = state.settings
-        body = _read_body(settings.max_content_length)
-        payload = decode(body, request.headers.get("Content-Type"))
-        report, invalid = validate(state.schema, payload, max_messages=settings.max_messages)
-        report = replace(report, source=_source(), url_params=_url_params())
+        envelope = Envelope(
+            source=_source(),
+            content_type=request.headers.get("Content-Type", ""),
+            url_params=_url_params(),
+            body=_read_body(state.settings.max_content_length),
+        )
+        try:
+            report, invalid = _read(state.settings, state.schema, envelope)
+        except CallbackError as error:
+            if state.inbox and envelope.body:
+                state.inbox.quarantine(envelope, error)
+            raise
         if invalid:
             total = len(report.messages) + len(invalid)
             _logger.warning("%s: %d of %d messages refused", report.source, len(invalid), total)
-        dispatch_report(_app(), report, invalid)
+        if state.inbox:
+            state.inbox.accept(envelope, report, invalid)
+        else:
+            dispatch_report(_app(), report, invalid)
         return _answer(len(report.messages), invalid)
 
     def _verify_password(self, username: str, password: str) -> bool:
@@ -163,6 +190,16 @@ class DeliveryReportBlueprint(Blueprint):
             " application is configured with.",
             headers={"WWW-Authenticate": self.auth.authenticate_header()},
         )
+
+
+def _read(
+    settings: Settings, schema: ReportSchema, envelope: Envelope
+) -> tuple[DeliveryReport, list[InvalidDetail]]:
+    """Decode and validate."""
+    payload = decode(envelope.body, envelope.content_type)
+    report, invalid = validate(schema, payload, max_messages=settings.max_messages)
+    report = replace(report, source=envelope.source, url_params=envelope.url_params)
+    return report, invalid
 
 
 def _app() -> Flask:

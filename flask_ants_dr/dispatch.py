@@ -39,12 +39,20 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     :raises ExceptionGroup: what subscribers raised, after all of them have run. Each error has a
         note that names the subscriber, the signal and the message.
     """
-    failures = _send(app, report_received, report=report)
+    failures = dispatch_envelope(app, report, invalid)
     for message in report.messages:
         failures += dispatch_message(app, message, report)
+    _raise_together(failures)
+
+
+def dispatch_envelope(
+    app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]
+) -> list[Exception]:
+    """Send the signals of a callback but for its valid messages; return what subscribers raised."""
+    failures = _send(app, report_received, report=report)
     for detail in invalid:
         failures += _send(app, message_invalid, errors=detail.errors, report=report, detail=detail)
-    _raise_together(failures)
+    return failures
 
 
 def dispatch_message(app: Flask, message: MessageReport, report: DeliveryReport) -> list[Exception]:

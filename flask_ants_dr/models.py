@@ -123,3 +123,13 @@ class DeliveryReport:
     def __repr__(self) -> str:
         bulk_id = self.bulk_id and self.bulk_id[:200]
         return f"<DeliveryReport {bulk_id!r} source={self.source!r} messages={len(self.messages)}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """A callback as it came, before anything is made of it."""
+
+    source: str
+    content_type: str
+    url_params: Mapping[str, str] = field(hash=False, repr=False)
+    body: bytes = field(repr=False)

@@ -1,0 +1,350 @@
+"""``flask ants-dr``: what an operator does with the inbox."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from datetime import UTC
+from datetime import datetime
+from functools import wraps
+from threading import Event
+from typing import TYPE_CHECKING
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from .decoding import decode
+from .errors import CallbackError
+from .errors import InboxUnavailable
+
+if TYPE_CHECKING:
+    from .inbox.inbox import BoundInbox
+
+cli = AppGroup("ants-dr", help="Delivery reports of ANTS: the inbox and its workers.")
+quarantine = AppGroup("quarantine", help="What could not be decoded or validated.")
+cli.add_command(quarantine)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+older_than = click.option(
+    "--older-than", metavar="AGE", required=True, help="E.g. 30d, 12h, 15m or 60s."
+)
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_PURGED_TOGETHER = 1000
+
+
+def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
+    """Hand the application's inboxes to a command, and turn their failures into one line."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        states = current_app.extensions.get("ants_dr", {}).values()
+        inboxes = [state.inbox for state in states if state.inbox]
+        if not inboxes:
+            raise click.ClickException(
+                "No blueprint of this application has an inbox: register"
+                " DeliveryReportBlueprint(inbox=Inbox())."
+            )
+        try:
+            command(inboxes, *args, **kwargs)
+        except InboxUnavailable:
+            raise click.ClickException(
+                "The inbox's database failed; the log says why. If its tables are missing, run"
+                " 'flask ants-dr init-db'."
+            ) from None
+
+    return wrapper
+
+
+@cli.command("init-db")
+@with_inboxes
+def init_db(inboxes: list[BoundInbox]) -> None:
+    """Create the inbox's tables where they do not exist.
+
+    For SQLite this happens by itself. With Alembic, add flask_ants_dr.inbox.metadata to your
+    target_metadata instead.
+    """
+    for database in {inbox.database for inbox in inboxes}:
+        database.create_tables()
+        click.echo(f"The tables are in {database.url.render_as_string(hide_password=True)}.")
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Return as soon as nothing is due.")
+@click.option(
+    "--concurrency", default=1, show_default=True, type=click.IntRange(1, 64), help="Threads."
+)
+@click.option(
+    "--poll",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.01),
+    help="Seconds between looks at an inbox in which nothing is due.",
+)
+@with_inboxes
+def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -> None:
+    """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
+
+    Any number of these can run, on any number of machines with PostgreSQL. At the signal each
+    finishes the messages that it is dispatching and gives back what it has not begun.
+    """
+    from .inbox import worker
+
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    total = 0
+
+    def count(done: int) -> None:
+        nonlocal total
+        total += done
+        if done:
+            click.echo(f"\r{total} messages dispatched", nl=False, err=True)
+
+    worker.work(inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count)
+    click.echo(f"\r{total} messages dispatched", err=True)
+
+
+@cli.command()
+@as_json
+@with_inboxes
+def status(inboxes: list[BoundInbox], as_json: bool) -> None:
+    """Count the messages by state, and say how old the oldest pending one is."""
+    from .inbox import store
+
+    found = {}
+    now = time.time()
+    for inbox in inboxes:
+        with inbox.database.begin(durable=False) as connection:
+            oldest = store.oldest_pending(connection, inbox.source)
+            kept = store.quarantined(connection, inbox.source)
+            sizes = {row.callback_id: row.bytes for row in kept}
+            found[inbox.source] = store.counts(connection, inbox.source) | {
+                "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
+                "done_last_minute": store.done_since(connection, inbox.source, now - 60),
+                "quarantined": len(kept),
+                "quarantined_bytes": sum(sizes.values()),
+            }
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for source, values in found.items():
+        click.echo(source)
+        for name, value in values.items():
+            click.echo(f"  {name.replace('_', ' '):24}{'-' if value is None else value}")
+
+
+@cli.command()
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
+@as_json
+@with_inboxes
+def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
+    """List the messages that were set aside as dead, the latest first."""
+    from .inbox import store
+
+    rows: list[dict[str, Any]] = []
+    for inbox in inboxes:
+        with inbox.database.begin(durable=False) as connection:
+            for row in store.dead(connection, inbox.source, limit):
+                rows.append(
+                    {
+                        "id": row.id,
+                        "source": inbox.source,
+                        "attempts": row.attempts,
+                        "since": _date(row.finished_at),
+                        "error": row.error,
+                    }
+                )
+    _print(rows, as_json, "no dead messages")
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, type=int)
+@click.option("--all", "all_", is_flag=True, help="All dead messages.")
+@with_inboxes
+def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
+    """Make dead messages pending again: those with the given IDS, or all.
+
+    A worker dispatches them; 'flask ants-dr work --once' does so now.
+    """
+    from .inbox import store
+
+    _check_selection(ids, all_)
+    count = 0
+    for inbox in inboxes:
+        with inbox.database.begin() as connection:
+            chosen = None if all_ else ids
+            count += store.retry(connection, inbox.source, chosen, time.time())
+    click.echo(f"{count} messages are pending again")
+
+
+@cli.command()
+@older_than
+@click.option("--dead", "dead_", is_flag=True, help="Delete dead messages instead of done ones.")
+@with_inboxes
+def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
+    """Delete messages that were done before AGE.
+
+    A callback that comes again after its messages were purged is new: choose an age after which
+    ANTS repeats nothing.
+    """
+    from .inbox import store
+    from .inbox.tables import DEAD
+    from .inbox.tables import DONE
+
+    before = time.time() - _seconds(older_than)
+    state = DEAD if dead_ else DONE
+    total = 0
+    for inbox in inboxes:
+        count = _PURGED_TOGETHER
+        while count == _PURGED_TOGETHER:
+            with inbox.database.begin(durable=False) as connection:
+                count = store.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
+            total += count
+            click.echo(f"\r{total} messages purged", nl=False, err=True)
+    click.echo(f"\r{total} messages purged", err=True)
+
+
+@quarantine.command("list")
+@as_json
+@with_inboxes
+def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
+    """List what is in quarantine, the oldest first."""
+    from .inbox import store
+
+    rows: list[dict[str, Any]] = []
+    for inbox in inboxes:
+        with inbox.database.begin(durable=False) as connection:
+            for row in store.quarantined(connection, inbox.source):
+                rows.append(
+                    {
+                        "id": row.id,
+                        "source": inbox.source,
+                        "since": _date(row.quarantined_at),
+                        "detail": row.position,
+                        "bytes": row.bytes,
+                        "content_type": row.content_type,
+                        "error": json.loads(row.error),
+                    }
+                )
+    _print(rows, as_json, "nothing in quarantine")
+
+
+@quarantine.command()
+@click.argument("id_", metavar="ID", type=int)
+@click.option("--values", is_flag=True, help="Show the values: phone numbers and texts, too.")
+@with_inboxes
+def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
+    """Show one entry of the quarantine, with its values masked."""
+    from .inbox import store
+
+    for inbox in inboxes:
+        with inbox.database.begin(durable=False) as connection:
+            for row in store.quarantined(connection, inbox.source):
+                if row.id == id_:
+                    envelope = store.envelope(connection, row.callback_id)
+                    click.echo(f"{row.error}\n{row.content_type}, {row.bytes} bytes")
+                    click.echo(_shown(envelope.body, row.content_type, row.position, values))
+                    return
+    raise click.ClickException(f"There is no entry {id_}.")
+
+
+@quarantine.command()
+@click.argument("ids", nargs=-1, type=int)
+@click.option("--all", "all_", is_flag=True, help="The whole quarantine.")
+@with_inboxes
+def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
+    """Put callbacks through again: those with the given IDS, or all.
+
+    What the schemas in force take is delivered; the rest stays in quarantine. Exit code 1 if
+    anything was refused again.
+    """
+    from .inbox import store
+
+    _check_selection(ids, all_)
+    taken = refused = 0
+    for inbox in inboxes:
+        with inbox.database.begin(durable=False) as connection:
+            rows = store.quarantined(connection, inbox.source)
+        callback_ids = dict.fromkeys(r.callback_id for r in rows if all_ or r.id in ids)
+        with click.progressbar(callback_ids, label=inbox.source) as progress:
+            for callback_id in progress:
+                try:
+                    taken += inbox.replay(callback_id)
+                except InboxUnavailable:
+                    raise
+                except CallbackError:
+                    refused += 1
+    click.echo(f"{taken} messages taken, {refused} callbacks refused again")
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+@quarantine.command("purge")
+@older_than
+@with_inboxes
+def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
+    """Delete what was quarantined before AGE."""
+    from .inbox import store
+
+    count = 0
+    for inbox in inboxes:
+        with inbox.database.begin() as connection:
+            before = time.time() - _seconds(older_than)
+            count += store.purge_quarantine(connection, inbox.source, before)
+    click.echo(f"{count} entries purged")
+
+
+def _check_selection(ids: Iterable[int], all_: bool) -> None:
+    if bool(ids) == all_:
+        raise click.UsageError("Give either IDS or --all.")
+
+
+def _seconds(age: str) -> float:
+    found = re.fullmatch(r"(\d{1,9})([smhd])", age)
+    if not found:
+        raise click.BadParameter("must be a number and s, m, h or d, such as 30d.")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo("  ".join(f"{name}={value}" for name, value in row.items()))
+    if not rows:
+        click.echo(nothing)
+
+
+def _shown(body: bytes, content_type: str, position: int | None, values: bool) -> str:
+    """A body for a terminal: its structure, and its values if they are asked for."""
+    try:
+        payload = decode(body, content_type)
+    except CallbackError:
+        text = body.decode("utf-8", "backslashreplace")
+        return text if values else re.sub(r"\w", "x", text)
+    details = payload.get("details") if isinstance(payload, dict) else None
+    if position is not None and isinstance(details, list) and position < len(details):
+        payload = details[position]
+    return json.dumps(
+        payload if values else _masked(payload), indent=2, ensure_ascii=False, default=str
+    )
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return value if value is None else f"<{type(value).__name__}>"

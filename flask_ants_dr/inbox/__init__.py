@@ -1,0 +1,11 @@
+"""The durable inbox (extra ``inbox``): a callback is committed before it is answered."""
+
+try:
+    import sqlalchemy as _sqlalchemy  # noqa: F401
+except ModuleNotFoundError:
+    raise ImportError(
+        "flask_ants_dr.inbox needs SQLAlchemy: pip install 'Flask-ANTS-DR[inbox]'"
+    ) from None
+
+from .inbox import Inbox as Inbox
+from .tables import metadata as metadata

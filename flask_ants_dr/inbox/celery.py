@@ -1,0 +1,58 @@
+"""Celery as the engine (extra ``celery``): identifiers go to the broker, never contents.
+
+::
+
+    from flask_ants_dr.inbox.celery import enqueue
+
+    DeliveryReportBlueprint(inbox=Inbox(eager=False, enqueue=enqueue))
+
+The tasks are shared tasks, so the host's Celery application has them as soon as this module is
+imported, and run in its application context where it is set up as Flask's documentation says. Let
+beat, or a ``work`` process, take up what was never enqueued and what failed::
+
+    celery_app.conf.beat_schedule = {"ants-dr": {"task": "flask_ants_dr.sweep", "schedule": 30.0}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+try:
+    from celery import shared_task
+except ModuleNotFoundError:
+    raise ImportError(
+        "flask_ants_dr.inbox.celery needs Celery: pip install 'Flask-ANTS-DR[celery]'"
+    ) from None
+from flask import current_app
+
+from .inbox import BATCH
+from .inbox import bound_inboxes
+
+_SWEEP = 10_000
+
+
+def enqueue(source: str, ids: Sequence[int]) -> None:
+    """Send the ids of messages to the broker, in batches.
+
+    :param source: the name of the blueprint that received them.
+    :raises kombu.exceptions.OperationalError: the broker cannot be reached. It is tried once,
+        because a request waits for it.
+    """
+    for start in range(0, len(ids), BATCH):
+        arguments = (source, list(ids[start : start + BATCH]))
+        dispatch.apply_async(arguments, retry=False, ignore_result=True)
+
+
+@shared_task(name="flask_ants_dr.dispatch", ignore_result=True)  # type: ignore[untyped-decorator]
+def dispatch(source: str, ids: Sequence[int]) -> None:
+    """Claim messages and dispatch them; what another worker has claimed is passed over."""
+    for inbox in bound_inboxes(current_app):
+        if inbox.source == source:
+            inbox.take(ids)
+
+
+@shared_task(name="flask_ants_dr.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """Enqueue what is due: what the broker did not take, what failed, what a dead worker held."""
+    for inbox in bound_inboxes(current_app):
+        enqueue(inbox.source, inbox.due(_SWEEP))

@@ -1,0 +1,109 @@
+"""The database: an engine that commits durably, and failures as answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy import Engine
+from sqlalchemy import create_engine
+from sqlalchemy import event
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import InboxUnavailable
+from .tables import metadata
+
+_logger = logging.getLogger(__name__)
+
+RETRY_AFTER = 30
+"""Seconds."""
+
+
+class Database:
+    """SQLite or PostgreSQL, opened when it is first needed: after a server has forked.
+
+    :param url: an SQLAlchemy URL.
+    :param timeout: how long to wait for a lock or a connection, in seconds.
+    :raises ValueError: the URL is none, or of a database in memory, which would lose everything.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite and self.url.database in {None, "", ":memory:"}:
+            raise ValueError("a database in memory keeps nothing")
+        self._timeout = timeout
+        self._engine: Engine | None = None
+
+    def create_tables(self) -> None:
+        """Create the tables that do not exist."""
+        with self.begin() as connection:
+            metadata.create_all(connection)
+
+    @contextmanager
+    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
+        """One transaction.
+
+        :param durable: ``False`` where losing it to a power failure (not to the end of a process)
+            costs no more than dispatching a message again.
+        :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
+        """
+        try:
+            with self._connect().execution_options(ants_dr_durable=durable).begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            # Only the first line: what PostgreSQL writes below it can hold values.
+            reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
+            _logger.error("the inbox's database failed: %s: %s", type(error).__name__, reason)
+            raise InboxUnavailable(
+                "The delivery report cannot be stored at the moment; send it again later.",
+                headers={"Retry-After": str(RETRY_AFTER)},
+            ) from None
+
+    def _connect(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._open()
+        return self._engine
+
+    def _open(self) -> Engine:
+        if not self.is_sqlite:
+            engine = create_engine(
+                self.url, hide_parameters=True, pool_pre_ping=True, pool_timeout=self._timeout
+            )
+            event.listen(engine, "begin", _begin_postgresql)
+            return engine
+        engine = create_engine(
+            self.url,
+            hide_parameters=True,
+            pool_timeout=self._timeout,
+            connect_args={"timeout": self._timeout, "isolation_level": None},
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        # One machine and nothing to install: neither is there a step to forget.
+        Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        with engine.begin() as connection:
+            metadata.create_all(connection)
+        return engine
+
+
+def _set_up_sqlite(connection: Any, record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    level = "FULL" if connection.get_execution_options().get("ants_dr_durable", True) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+    # At once a writer: a reader that becomes one while another writes fails without waiting.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if not connection.get_execution_options().get("ants_dr_durable", True):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")

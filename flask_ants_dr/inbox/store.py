@@ -1,0 +1,336 @@
+"""The statements: each takes a connection in a transaction, and knows nothing of signals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy import Select
+from sqlalchemy import Table
+from sqlalchemy import and_
+from sqlalchemy import delete
+from sqlalchemy import exists
+from sqlalchemy import func
+from sqlalchemy import insert
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite
+
+from ..models import Envelope
+from .tables import DEAD
+from .tables import DONE
+from .tables import PENDING
+from .tables import callbacks
+from .tables import messages
+from .tables import quarantine
+
+_ENTRY_BYTES = 1024  # what a quarantined callback takes besides its body, roughly
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A message that is this claim's to dispatch until its lease ends."""
+
+    id: int
+    callback_id: int
+    key: bytes
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What goes into quarantine."""
+
+    key: bytes
+    position: int | None
+    """Among the details; ``None`` for the whole callback."""
+    error: Mapping[str, Any]
+
+
+def insert_callback(connection: Connection, envelope: Envelope, now: float) -> int:
+    """Store a callback and return its id."""
+    statement = insert(callbacks).values(
+        source=envelope.source,
+        # A database takes no NUL in a text.
+        content_type=envelope.content_type.replace("\0", ""),
+        url_params=json.dumps(dict(envelope.url_params)),
+        body=envelope.body,
+        received_at=now,
+    )
+    (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
+    return int(callback_id)
+
+
+def delete_callback(connection: Connection, callback_id: int) -> None:
+    """Delete a callback that brought nothing new."""
+    connection.execute(delete(callbacks).where(callbacks.c.id == callback_id))
+
+
+def insert_messages(
+    connection: Connection, callback_id: int, source: str, keys: Sequence[bytes], **values: Any
+) -> dict[bytes, int]:
+    """Store those messages of a callback that are new, and return their ids by their keys."""
+    before = set(connection.scalars(_ids_of(callback_id)))
+    values |= {"callback_id": callback_id, "source": source, "state": PENDING}
+    # In one order, so that two callbacks with the same messages do not wait for each other.
+    in_order = sorted((key, position) for position, key in enumerate(keys))
+    rows = [{"key": key, "position": position} | values for key, position in in_order]
+    if rows:
+        connection.execute(_insert_new(connection, messages), rows)
+    stored = connection.execute(
+        select(messages.c.key, messages.c.id)
+        .where(messages.c.callback_id == callback_id)
+        .order_by(messages.c.position)
+    )
+    return {key: id for key, id in stored if id not in before}
+
+
+def insert_quarantine(
+    connection: Connection, callback_id: int, source: str, entries: Iterable[Entry], now: float
+) -> int:
+    """Store what could not be taken, unless it is there already, and return how much was new."""
+    rows = [
+        {
+            "callback_id": callback_id,
+            "source": source,
+            "key": entry.key,
+            "position": entry.position,
+            "error": json.dumps(entry.error, default=str),
+            "quarantined_at": now,
+        }
+        for entry in entries
+    ]
+    if not rows:
+        return 0
+    count = select(func.count()).where(quarantine.c.callback_id == callback_id)
+    before = connection.scalar(count) or 0
+    connection.execute(_insert_new(connection, quarantine), rows)
+    return (connection.scalar(count) or 0) - before
+
+
+def bound_quarantine(connection: Connection, source: str, oldest: float, limit: int) -> None:
+    """Delete what came before ``oldest``, and the oldest of what is over ``limit`` bytes."""
+    purge_quarantine(connection, source, oldest)
+    size = func.length(callbacks.c.body) + _ENTRY_BYTES
+    quarantined = select(quarantine.c.callback_id).where(quarantine.c.source == source)
+    kept = callbacks.c.id.in_(quarantined)
+    excess = (connection.scalar(select(func.sum(size)).where(kept)) or 0) - limit
+    if excess <= 0:
+        return
+    dropped = []
+    for id, bytes_ in connection.execute(
+        select(callbacks.c.id, size).where(kept).order_by(callbacks.c.id)
+    ):
+        dropped.append(id)
+        excess -= bytes_
+        if excess <= 0:
+            break
+    connection.execute(delete(quarantine).where(quarantine.c.callback_id.in_(dropped)))
+    delete_orphans(connection, dropped)
+
+
+def claim(
+    connection: Connection,
+    source: str,
+    *,
+    token: str,
+    now: float,
+    until: float,
+    limit: int,
+    max_attempts: int,
+    ids: Sequence[int] | None = None,
+) -> list[Claimed]:
+    """Claim messages that are due, the longest due ones first.
+
+    Any number of workers can do so at once: PostgreSQL's skip each other's rows, SQLite's wait for
+    each other. A message whose claim was not finished by the end of its lease is due again.
+
+    :param token: what tells this claim from others.
+    :param until: the end of the lease.
+    :param ids: claim only these.
+    """
+    due = (messages.c.source == source, messages.c.state == PENDING, messages.c.due_at <= now)
+    # Claimed as often as it may be, and never finished: it takes its workers with it.
+    exhausted = update(messages).where(*due, messages.c.attempts >= max_attempts)
+    connection.execute(
+        exhausted.values(
+            state=DEAD, claim=None, finished_at=now, error="its last worker did not finish it"
+        )
+    )
+    chosen = select(messages.c.id).where(*due)
+    if ids is not None:
+        chosen = chosen.where(messages.c.id.in_(ids))
+    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
+    rows = (
+        chosen.order_by(messages.c.due_at, messages.c.callback_id, messages.c.position)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    claimed = connection.execute(
+        update(messages)
+        .where(messages.c.id.in_(select(rows.c.id)))
+        .values(claim=token, due_at=until, attempts=messages.c.attempts + 1)
+        .returning(
+            messages.c.id,
+            messages.c.callback_id,
+            messages.c.key,
+            messages.c.attempts,
+            messages.c.position,
+        )
+    )
+    in_order = sorted(claimed, key=lambda row: (row.callback_id, row.position))
+    return [Claimed(row.id, row.callback_id, row.key, row.attempts) for row in in_order]
+
+
+def finish(connection: Connection, id: int, token: str, **values: Any) -> bool:
+    """End a claim; ``False`` where its lease had ended and the message is another's by now."""
+    ours = and_(messages.c.id == id, messages.c.claim == token)
+    result = connection.execute(update(messages).where(ours).values(claim=None, **values))
+    return bool(result.rowcount)
+
+
+def renew(connection: Connection, ids: Sequence[int], token: str, until: float) -> set[int]:
+    """Move the end of a lease, and return the messages that are still under it."""
+    ours = and_(messages.c.id.in_(ids), messages.c.claim == token)
+    renewed = update(messages).where(ours).values(due_at=until).returning(messages.c.id)
+    return set(connection.scalars(renewed))
+
+
+def release(connection: Connection, ids: Sequence[int], token: str, now: float) -> None:
+    """Give back messages that were claimed and not begun."""
+    ours = and_(messages.c.id.in_(ids), messages.c.claim == token)
+    connection.execute(
+        update(messages)
+        .where(ours)
+        .values(claim=None, due_at=now, attempts=messages.c.attempts - 1)
+    )
+
+
+def due_ids(connection: Connection, source: str, now: float, limit: int) -> list[int]:
+    """The messages that wait for a claim."""
+    due = (messages.c.source == source, messages.c.state == PENDING, messages.c.due_at <= now)
+    in_order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
+    return list(
+        connection.scalars(select(messages.c.id).where(*due).order_by(*in_order).limit(limit))
+    )
+
+
+def envelope(connection: Connection, callback_id: int) -> Envelope:
+    """A callback as it came."""
+    row = connection.execute(select(callbacks).where(callbacks.c.id == callback_id)).one()
+    return Envelope(
+        source=row.source,
+        content_type=row.content_type,
+        url_params=json.loads(row.url_params),
+        body=bytes(row.body),
+    )
+
+
+def dead(connection: Connection, source: str, limit: int) -> Sequence[Any]:
+    """The dead messages, the latest first."""
+    columns = (messages.c.id, messages.c.attempts, messages.c.error, messages.c.finished_at)
+    chosen = select(*columns).where(messages.c.source == source, messages.c.state == DEAD)
+    return connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit)).all()
+
+
+def retry(connection: Connection, source: str, ids: Sequence[int] | None, now: float) -> int:
+    """Make dead messages pending again, and return how many."""
+    chosen = update(messages).where(messages.c.source == source, messages.c.state == DEAD)
+    if ids is not None:
+        chosen = chosen.where(messages.c.id.in_(ids))
+    values = {"state": PENDING, "attempts": 0, "due_at": now, "finished_at": None}
+    return connection.execute(chosen.values(values)).rowcount
+
+
+def purge(connection: Connection, source: str, state: str, before: float, limit: int) -> int:
+    """Delete messages that were finished before a time, and return how many."""
+    finished = (messages.c.state == state, messages.c.finished_at < before)
+    old = select(messages.c.id).where(messages.c.source == source, *finished).limit(limit)
+    gone = delete(messages).where(messages.c.id.in_(old.scalar_subquery()))
+    callback_ids = list(connection.scalars(gone.returning(messages.c.callback_id)))
+    delete_orphans(connection, callback_ids)
+    return len(callback_ids)
+
+
+def delete_orphans(connection: Connection, callback_ids: Iterable[int]) -> None:
+    """Delete those callbacks of which neither a message nor a quarantined detail is left."""
+    tables = (messages, quarantine)
+    used = (exists().where(table.c.callback_id == callbacks.c.id) for table in tables)
+    orphans = (callbacks.c.id.in_(set(callback_ids)), *(~one for one in used))
+    connection.execute(delete(callbacks).where(*orphans))
+
+
+def counts(connection: Connection, source: str) -> dict[str, int]:
+    """How many messages are in each state."""
+    by_state = (
+        select(messages.c.state, func.count())
+        .where(messages.c.source == source)
+        .group_by(messages.c.state)
+    )
+    found: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_state)}
+    return {state: found.get(state, 0) for state in (PENDING, DONE, DEAD)}
+
+
+def oldest_pending(connection: Connection, source: str) -> float | None:
+    """When the callback of the oldest pending message came."""
+    pending = (messages.c.source == source, messages.c.state == PENDING)
+    joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
+    oldest = select(func.min(callbacks.c.received_at)).select_from(joined).where(*pending)
+    received_at: float | None = connection.scalar(oldest)
+    return received_at
+
+
+def done_since(connection: Connection, source: str, since: float) -> int:
+    """How many messages were finished after a time."""
+    done = (messages.c.source == source, messages.c.state == DONE, messages.c.finished_at >= since)
+    return connection.scalar(select(func.count()).where(*done)) or 0
+
+
+def quarantined(connection: Connection, source: str) -> Sequence[Any]:
+    """What is in quarantine, the oldest first, with the size of its callback in bytes."""
+    return connection.execute(
+        select(
+            quarantine.c.id,
+            quarantine.c.callback_id,
+            quarantine.c.position,
+            quarantine.c.error,
+            quarantine.c.quarantined_at,
+            callbacks.c.content_type,
+            func.length(callbacks.c.body).label("bytes"),
+        )
+        .join_from(quarantine, callbacks, quarantine.c.callback_id == callbacks.c.id)
+        .where(quarantine.c.source == source)
+        .order_by(quarantine.c.id)
+    ).all()
+
+
+def delete_quarantine(connection: Connection, callback_id: int, still: set[int | None]) -> None:
+    """Delete a callback's entries but for those at the positions ``still``."""
+    gone = quarantine.c.position.is_(None) | quarantine.c.position.not_in(list(still - {None}))
+    connection.execute(delete(quarantine).where(quarantine.c.callback_id == callback_id, gone))
+
+
+def purge_quarantine(connection: Connection, source: str, before: float) -> int:
+    """Delete what was quarantined before a time, and return how much."""
+    old = (quarantine.c.source == source, quarantine.c.quarantined_at < before)
+    gone = delete(quarantine).where(*old).returning(quarantine.c.callback_id)
+    callback_ids = list(connection.scalars(gone))
+    delete_orphans(connection, callback_ids)
+    return len(callback_ids)
+
+
+def _ids_of(callback_id: int) -> Select[tuple[int]]:
+    return select(messages.c.id).where(messages.c.callback_id == callback_id)
+
+
+def _insert_new(connection: Connection, table: Table) -> Any:
+    """An insert that passes over rows whose key is there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])

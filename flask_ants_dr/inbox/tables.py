@@ -1,0 +1,86 @@
+"""The tables. A host with Alembic adds :data:`metadata` to its ``target_metadata``."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger
+from sqlalchemy import Column
+from sqlalchemy import Float
+from sqlalchemy import ForeignKey
+from sqlalchemy import Index
+from sqlalchemy import Integer
+from sqlalchemy import LargeBinary
+from sqlalchemy import MetaData
+from sqlalchemy import Table
+from sqlalchemy import Text
+
+PENDING = "pending"
+DONE = "done"
+DEAD = "dead"
+
+metadata = MetaData()
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
+
+#: What came, as it came: messages are read from it again when they are dispatched, so that what is
+#: stored depends on no version of a schema. Times are seconds since 1970.
+callbacks = Table(
+    "ants_dr_callbacks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("url_params", Text, nullable=False),  # JSON
+    Column("body", LargeBinary, nullable=False),
+    Column("received_at", Float(53), nullable=False),
+)
+
+#: A message that was accepted and what became of it here.
+messages = Table(
+    "ants_dr_messages",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
+    Column("source", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False, unique=True),
+    Column("position", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # A pending message can be claimed from here on. A claim moves it to the end of its lease.
+    Column("due_at", Float(53), nullable=False),
+    Column("claim", Text),
+    Column("error", Text),
+    Column("finished_at", Float(53)),
+)
+
+_pending = messages.c.state == PENDING
+Index(
+    "ix_ants_dr_messages_due",
+    messages.c.source,
+    messages.c.due_at,
+    messages.c.callback_id,
+    messages.c.position,
+    postgresql_where=_pending,
+    sqlite_where=_pending,
+)
+_finished = messages.c.state != PENDING
+Index(
+    "ix_ants_dr_messages_finished",
+    messages.c.source,
+    messages.c.state,
+    messages.c.finished_at,
+    postgresql_where=_finished,
+    sqlite_where=_finished,
+)
+
+#: What could not be decoded or validated: a whole callback, or one of its details.
+quarantine = Table(
+    "ants_dr_quarantine",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
+    Column("source", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False, unique=True),
+    Column("position", Integer),  # among the details; NULL for the whole callback
+    Column("error", Text, nullable=False),  # JSON: what the answer said
+    Column("quarantined_at", Float(53), nullable=False),
+)
