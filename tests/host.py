@@ -1,0 +1,79 @@
+"""A host application that tests start as processes of their own.
+
+It is configured from the environment: ``FLASK_ANTS_DR_*``, and ``HOST_ENGINE`` (``eager``,
+``deferred`` or ``celery``), ``HOST_RECORD`` (a file that gets a line for each message),
+``HOST_KILL`` (the id of a message at which the process dies, once) and ``HOST_BROKER``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery import Task
+from flask import Flask
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+from flask_ants_dr import message_reported
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox.celery import enqueue
+
+
+def create_app() -> Flask:
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    engine = os.environ["HOST_ENGINE"]
+    if engine == "celery":
+        init_celery(app)
+    inbox = Inbox(
+        eager=engine == "eager",
+        enqueue=enqueue if engine == "celery" else None,
+        lease=float(os.environ.get("HOST_LEASE", "2")),
+        backoff=0.1,
+        max_attempts=100,
+        timeout=20,
+    )
+    app.register_blueprint(DeliveryReportBlueprint(inbox=inbox))
+    message_reported.connect(record, sender=app)
+    return app
+
+
+def init_celery(app: Flask) -> Celery:
+    """As Flask's documentation has it."""
+
+    class FlaskTask(Task):  # type: ignore[misc]
+        def __call__(self, *args: object, **kwargs: object) -> Any:
+            with app.app_context():
+                return self.run(*args, **kwargs)
+
+    celery_app = Celery(app.name, task_cls=FlaskTask)
+    celery_app.conf.update(
+        broker_url=os.environ["HOST_BROKER"],
+        beat_schedule={"ants-dr": {"task": "flask_ants_dr.sweep", "schedule": 1.0}},
+        broker_connection_retry_on_startup=True,
+        task_acks_late=True,
+    )
+    celery_app.set_default()
+    app.extensions["celery"] = celery_app
+    return celery_app
+
+
+def record(app: Flask, message: MessageReport, **extra: Any) -> None:
+    path = Path(os.environ["HOST_RECORD"])
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{message.message_id}\n".encode())
+    os.close(descriptor)
+    killed = path.with_suffix(".killed")
+    if message.message_id == os.environ.get("HOST_KILL") and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def celery() -> Celery:
+    """For ``celery --app host:celery``."""
+    created: Celery = create_app().extensions["celery"]
+    return created

@@ -1,0 +1,269 @@
+"""``flask ants-dr``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import Ants
+from conftest import Heard
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from flask import Flask
+from flask.cli import FlaskGroup
+from test_inbox import MakeApp
+from test_inbox import counts
+from test_inbox import drain
+from test_inbox import many
+from test_inbox import rows
+from test_quarantine import RenamedSchema
+
+from flask_ants_dr import message_reported
+
+Host = Callable[..., "subprocess.Popen[str]"]
+
+
+def run(app: Flask, *arguments: str, code: int = 0) -> str:
+    group = FlaskGroup(create_app=lambda: app)
+    result = CliRunner().invoke(group, ["ants-dr", *arguments])
+    assert result.exit_code == code, result.output
+    return str(result.output)
+
+
+def fail(sender: Flask, **extra: Any) -> None:
+    raise LookupError("no such order")
+
+
+def test_status(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False)
+    ants = Ants(app.test_client())
+    ants.post(many(3))
+    drain(app)
+    ants.post(many(2) | {"bulkId": "other"})
+    ants.post("not json")
+    status = json.loads(run(app, "status", "--json"))["ants_dr"]
+    assert 0 <= status.pop("oldest_pending_seconds") < 60
+    assert status == {
+        "pending": 2,
+        "done": 3,
+        "dead": 0,
+        "done_last_minute": 3,
+        "quarantined": 1,
+        "quarantined_bytes": 8,
+    }
+    lines = run(app, "status").splitlines()
+    assert lines[0] == "ants_dr"
+    assert lines[1].split() == ["pending", "2"]
+    drain(app)
+    assert json.loads(run(app, "status", "--json"))["ants_dr"]["oldest_pending_seconds"] is None
+    assert "oldest pending seconds  -" in run(app, "status")
+
+
+def test_dead_and_retry(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(max_attempts=1)
+    message_reported.connect(fail, sender=app)
+    Ants(app.test_client()).post(many(3))
+    assert run(app, "dead").count("LookupError: no such order") == 3
+    dead = json.loads(run(app, "dead", "--json", "--limit", "2"))
+    assert [row["attempts"] for row in dead] == [1, 1]
+    message_reported.disconnect(fail, sender=app)
+    assert run(app, "retry", str(dead[0]["id"])) == "1 messages are pending again\n"
+    assert run(app, "retry", "--all") == "2 messages are pending again\n"
+    assert "3 messages dispatched" in run(app, "work", "--once")
+    assert run(app, "dead") == "no dead messages\n"
+    assert "Give either IDS or --all" in run(app, "retry", code=2)
+    assert "Give either IDS or --all" in run(app, "retry", "--all", "1", code=2)
+
+
+def test_purge(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(max_attempts=1)
+    ants = Ants(app.test_client())
+    ants.post(many(1200))
+    message_reported.connect(fail, sender=app)
+    ants.post(callback(detail(messageId="dead")))
+    time.sleep(1.1)
+    assert "0 messages purged" in run(app, "purge", "--older-than", "1h")
+    assert "1200 messages purged" in run(app, "purge", "--older-than", "1s")
+    assert (rows(app), rows(app, "callbacks")) == (1, 1)
+    assert "1 messages purged" in run(app, "purge", "--older-than", "1s", "--dead")
+    assert (rows(app), rows(app, "callbacks")) == (0, 0)
+    for age in ("1", "h", "-1h", "1.5h", "1y", "9" * 10 + "s"):
+        assert "must be a number and s, m, h or d" in run(app, "purge", "--older-than", age, code=2)
+
+
+def test_quarantine(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    ants = Ants(app.test_client())
+    assert run(app, "quarantine", "list") == "nothing in quarantine\n"
+    ants.post({"reports": [detail(messageId="a", to="66898887777", text="planted")]})
+    ants.post(callback(detail(messageId="b"), {"id": "c", "text": "planted", "credit": 1.5}))
+    ants.post('{"text": "planted')
+    listed = json.loads(run(app, "quarantine", "list", "--json"))
+    assert [entry["detail"] for entry in listed] == [None, 1, None]
+    assert "planted" not in run(app, "quarantine", "list")
+    first, second, third = (str(entry["id"]) for entry in listed)
+    for id_ in (first, second, third):
+        masked = run(app, "quarantine", "show", id_)
+        assert "planted" not in masked
+        assert "8887777" not in masked
+        assert "planted" in run(app, "quarantine", "show", "--values", id_)
+    assert '"text": "<str>"' in run(app, "quarantine", "show", second)
+    assert '"b"' not in run(app, "quarantine", "show", "--values", second)
+    assert "There is no entry 99" in run(app, "quarantine", "show", "99", code=1)
+    assert "0 messages taken, 1 callbacks refused" in run(
+        app, "quarantine", "replay", first, code=1
+    )
+
+    after = make_inbox_app(schema=RenamedSchema)
+    heard = Heard(after)
+    assert "1 messages taken, 0 callbacks refused" in run(after, "quarantine", "replay", first)
+    assert "0 messages taken, 1 callbacks" in run(after, "quarantine", "replay", "--all", code=1)
+    assert [message.message_id for message in heard.messages] == ["a"]
+    time.sleep(1.1)
+    assert run(after, "quarantine", "purge", "--older-than", "1s") == "2 entries purged\n"
+    assert rows(after, "callbacks") == 2
+
+
+def test_init_db(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    for _ in range(2):
+        output = run(app, "init-db")
+        assert output.startswith("The tables are in ")
+        assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["work", "--once"], ["init-db"], ["quarantine", "list"]]
+)
+def test_without_an_inbox(arguments: list[str]) -> None:
+    app = make_app()
+    assert "No blueprint of this application has an inbox" in run(app, *arguments, code=1)
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["work", "--once"], ["dead"]])
+def test_a_database_that_fails_is_one_line(
+    make_inbox_app: MakeApp, tmp_path: Path, arguments: list[str]
+) -> None:
+    app = make_inbox_app(url=f"sqlite:///{tmp_path}/file")
+    (tmp_path / "file").write_text("this is no database, but long enough to look like one" * 50)
+    output = run(app, *arguments, code=1)
+    assert "Error: The inbox's database failed" in output
+    assert "Traceback" not in output
+
+
+def test_every_command_has_help() -> None:
+    app = make_app()
+    for command in ("work", "status", "dead", "retry", "purge", "init-db"):
+        assert command in run(app, "--help")
+        assert len(run(app, command, "--help")) > 100
+    for command in ("list", "show", "replay", "purge"):
+        assert command in run(app, "quarantine", "--help")
+        assert len(run(app, "quarantine", command, "--help")) > 100
+
+
+# The worker as a process.
+
+
+@pytest.fixture
+def environment(inbox_url: str, tmp_path: Path) -> dict[str, str]:
+    return os.environ | {
+        "FLASK_APP": "host",
+        "FLASK_ANTS_DR_USERNAME": "ants",
+        "FLASK_ANTS_DR_PASSWORD": "s3cret-pair",
+        "FLASK_ANTS_DR_INBOX_URL": inbox_url,
+        "HOST_ENGINE": "deferred",
+        "HOST_RECORD": str(tmp_path / "record"),
+        "HOST_LEASE": "1",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+
+
+def work(environment: dict[str, str], *options: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "ants-dr", "work", "--poll", "0.05", *options],
+        env=environment | more,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def recorded(environment: dict[str, str]) -> Counter[str]:
+    path = Path(environment["HOST_RECORD"])
+    return Counter(path.read_text().split() if path.exists() else [])
+
+
+def test_a_worker_killed_between_the_subscriber_and_the_mark(
+    make_inbox_app: MakeApp, environment: dict[str, str]
+) -> None:
+    """That message is dispatched again, and no other is."""
+    app = make_inbox_app(eager=False)
+    Ants(app.test_client()).post(many(20))
+    killed = work(environment, "--once", HOST_KILL="m7")
+    killed.communicate(timeout=30)
+    assert killed.returncode == -signal.SIGKILL
+    assert recorded(environment) == {f"m{number}": 1 for number in range(8)}
+    time.sleep(1.1)
+    again = work(environment, "--once", HOST_KILL="m7")
+    _, progress = again.communicate(timeout=30)
+    assert again.returncode == 0
+    assert "13 messages dispatched" in progress
+    assert recorded(environment) == {f"m{number}": 1 for number in range(20)} | {"m7": 2}
+    assert counts(app) == {"pending": 0, "done": 20, "dead": 0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_stops_cleanly(
+    make_inbox_app: MakeApp, environment: dict[str, str], number: signal.Signals
+) -> None:
+    app = make_inbox_app(eager=False)
+    process = work(environment, "--concurrency", "3")
+    ants = Ants(app.test_client())
+    ants.post(many(500))
+    deadline = time.monotonic() + 30
+    while not recorded(environment) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, progress = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in progress
+    done = recorded(environment)
+    assert 0 < len(done) == counts(app)["done"]
+    # Nothing is left under a lease: the rest is due at once.
+    Heard(app)
+    assert drain(app) == 500 - len(done)
+
+
+def test_a_worker_goes_on_when_the_database_is_back(
+    make_inbox_app: MakeApp, environment: dict[str, str], tmp_path: Path, request: Any
+) -> None:
+    app = make_inbox_app(eager=False)
+    if "postgresql" not in environment["FLASK_ANTS_DR_INBOX_URL"]:
+        path = Path(environment["FLASK_ANTS_DR_INBOX_URL"].removeprefix("sqlite:///"))
+        path.write_text("this is no database, but long enough to look like one" * 50)
+        start: Callable[[], object] = path.unlink
+    else:
+        server = request.getfixturevalue("postgresql")
+        start = server.start
+        server.stop()
+    process = work(environment)
+    assert process.stderr is not None
+    assert "the inbox's database failed" in process.stderr.readline()
+    start()
+    Ants(app.test_client()).post(many(3))
+    deadline = time.monotonic() + 30
+    while len(recorded(environment)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert recorded(environment) == {f"m{number}": 1 for number in range(3)}

@@ -1,0 +1,601 @@
+"""The inbox, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ants
+from conftest import Heard
+from conftest import bound_inbox
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from flask import Flask
+from flask import g
+from sqlalchemy import event
+from sqlalchemy import func
+from sqlalchemy import select
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+from flask_ants_dr import message_reported
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import metadata
+from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox.tables import messages as messages_table
+
+MakeApp = Callable[..., Flask]
+
+
+def many(count: int, **members: Any) -> dict[str, Any]:
+    return callback(*[detail(messageId=f"m{number}", **members) for number in range(count)])
+
+
+def rows(app: Flask, table: str = "messages") -> int:
+    with bound_inbox(app).database.begin() as connection:
+        count = connection.scalar(text(f"SELECT count(*) FROM ants_dr_{table}"))
+        assert isinstance(count, int)
+        return count
+
+
+def counts(app: Flask) -> dict[str, int]:
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        return store.counts(connection, inbox.source)
+
+
+def drain(app: Flask) -> int:
+    total = 0
+    while count := bound_inbox(app).take():
+        total += count
+    return total
+
+
+def test_eager_dispatch(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    ants, heard = Ants(app.test_client()), Heard(app)
+    response = ants.post(callback(detail(messageId="a"), {}, detail(messageId="b")))
+    assert response.get_json()["accepted"] == 2
+    assert response.get_json()["rejected"] == 1
+    assert heard.names[:2] == ["report_received", "message_invalid"]
+    assert [message.message_id for message in heard.messages] == ["a", "b"]
+    assert counts(app) == {"pending": 0, "done": 2, "dead": 0}
+    assert drain(app) == 0
+    assert (rows(app, "callbacks"), rows(app, "quarantine")) == (1, 1)
+
+
+def test_deferred_dispatch(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False)
+    ants, heard = Ants(app.test_client()), Heard(app)
+    body = callback(*[detail(messageId=f"m{number}", credit=1.5) for number in range(250)])
+    assert ants.post(body, url="/sms/callback?order=7").status_code == 200
+    assert heard.names == ["report_received"]
+    assert counts(app) == {"pending": 250, "done": 0, "dead": 0}
+    assert drain(app) == 250
+    assert [message.message_id for message in heard.messages] == [f"m{n}" for n in range(250)]
+    assert counts(app)["done"] == 250
+    received = heard.arguments("report_received")[0]["report"]
+    reports = [arguments["report"] for arguments in heard.arguments("message_reported")]
+    for report in reports:
+        assert (report.bulk_id, report.source) == ("b", "ants_dr")
+        assert report.url_params == {"order": "7"}
+    # What was claimed together is together, and equal to what was received.
+    assert [len(report.messages) for report in reports[:1] + reports[-1:]] == [100, 50]
+    assert tuple(heard.messages) == received.messages
+
+
+def test_a_repeated_callback_changes_nothing(make_inbox_app: MakeApp, json_sample: bytes) -> None:
+    app = make_inbox_app()
+    ants, heard = Ants(app.test_client()), Heard(app)
+    body = callback(detail(), {}, doneDate="x")
+    for _ in range(3):
+        for sent in (json_sample, json_sample.decode().encode("utf-16"), body):
+            assert ants.post(sent).get_json()["accepted"] in {1, 2}
+    assert Counter(heard.names) == {
+        "report_received": 2,
+        "message_reported": 3,
+        "message_delivered": 3,
+        "message_invalid": 1,
+    }
+    assert (rows(app), rows(app, "callbacks"), rows(app, "quarantine")) == (3, 2, 1)
+
+
+def test_json_and_xml_of_one_report_are_the_same(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(doneDate="2026-01-01T00:00:00.5")))
+    ants.post(callback(detail(doneDate="2025-12-31T17:00:00.500Z")))
+    ants.post(
+        "<C><bulkId>b</bulkId><details><detail><messageId>1</messageId><status><name>DELIVERED"
+        "</name></status><doneDate>2026-01-01T00:00:00.5000000</doneDate></detail></details></C>",
+        "text/xml",
+    )
+    assert rows(app) == 1
+
+
+def test_what_makes_a_report_new(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    ants = Ants(app.test_client())
+    base = {"to": "661", "doneDate": "2026-01-01T00:00:00"}
+    bodies = [
+        callback(detail(**base)),
+        callback(detail(**base), bulkId="other"),
+        callback(detail(**base), bulkId=""),
+        callback(detail(**base), bulkId=None),
+        callback(detail(**base | {"to": "662"})),
+        callback(detail(**base | {"to": None})),
+        callback(detail(**base | {"to": ""})),
+        callback(detail(**base | {"messageId": "2"})),
+        callback(detail(**base | {"doneDate": "2026-01-01T00:00:01"})),
+        callback(detail(**base | {"doneDate": None})),
+        callback(detail(**base | {"status": {"name": "PENDING"}})),
+    ]
+    for body in bodies:
+        assert ants.post(body).status_code == 200
+    assert rows(app) == len(bodies)
+    same = base | {"text": "other", "credit": 3, "status": {"name": "DELIVERED", "code": "9"}}
+    assert ants.post(callback(detail(**same))).status_code == 200
+    assert rows(app) == len(bodies)
+
+
+def test_a_message_that_is_twice_in_a_callback_is_stored_once(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    heard = Heard(app)
+    assert Ants(app.test_client()).post(callback(detail(), detail())).json == {
+        "accepted": 2,
+        "rejected": 0,
+    }
+    assert len(heard.messages) == rows(app) == 1
+
+
+def test_two_sources_in_one_database(inbox_url: str, make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    blueprint = DeliveryReportBlueprint("otp", rule="/otp", inbox=Inbox(eager=False))
+    app.register_blueprint(blueprint)
+    ants, heard = Ants(app.test_client()), Heard(app)
+    for url in ("/sms/callback", "/otp"):
+        assert ants.post(callback(detail()), url=url).status_code == 200
+    assert len(heard.messages) == 1
+    assert rows(app) == 2
+    assert len(app.extensions["ants_dr_databases"]) == 1
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_the_same_callback_from_16_threads(make_inbox_app: MakeApp, eager: bool) -> None:
+    app = make_inbox_app(eager=eager, timeout=30)
+    heard = Heard(app)
+    body = many(50)
+    barrier = threading.Barrier(16)
+
+    def post(_: int) -> int:
+        barrier.wait()
+        return Ants(app.test_client()).post(body).status_code
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(post, range(16))) == [200] * 16
+    drain(app)
+    assert rows(app) == 50
+    assert rows(app, "callbacks") == 1
+    assert Counter(message.message_id for message in heard.messages) == {
+        f"m{number}": 1 for number in range(50)
+    }
+    assert heard.names.count("report_received") == 1
+
+
+def test_overlapping_callbacks_do_not_wait_for_each_other_for_ever(
+    make_inbox_app: MakeApp,
+) -> None:
+    app = make_inbox_app(eager=False, timeout=30)
+    one, two = many(200), many(200)
+    two["details"].reverse()
+
+    def post(number: int) -> int:
+        body = (one, two)[number % 2] | {"x": number}
+        return Ants(app.test_client()).post(body).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(post, range(16))) == [200] * 16
+    assert rows(app) == 200
+
+
+def test_workers_share_the_work(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, timeout=30)
+    heard = Heard(app)
+    for number in range(10):
+        Ants(app.test_client()).post(many(40) | {"bulkId": f"b{number}"})
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(lambda _: drain(app), range(4))) == 400
+    assert len(heard.messages) == 400
+    assert counts(app) == {"pending": 0, "done": 400, "dead": 0}
+
+
+def test_an_application_context_of_its_own_for_each_message(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    seen: list[bool] = []
+
+    def subscriber(sender: Flask, **extra: Any) -> None:
+        seen.append(hasattr(g, "touched"))
+        g.touched = True
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(3))
+    assert seen == [False] * 3
+
+
+class TestFailures:
+    def test_five_times_then_success(self, make_inbox_app: MakeApp) -> None:
+        app = make_inbox_app(backoff=0)
+        calls: list[str] = []
+
+        def flaky(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            calls.append(message.message_id)
+            if message.message_id == "m1" and calls.count("m1") <= 5:
+                raise LookupError
+
+        message_reported.connect(flaky, sender=app)
+        assert Ants(app.test_client()).post(many(3)).status_code == 200
+        drain(app)
+        assert Counter(calls) == {"m0": 1, "m1": 6, "m2": 1}
+        assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+
+    def test_always(self, make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+        app = make_inbox_app(backoff=0, max_attempts=3)
+        inbox = bound_inbox(app)
+        calls: list[str] = []
+
+        def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            calls.append(message.message_id)
+            raise LookupError(f"no order for {message.to}, 0898887777, {message.text}")
+
+        message_reported.connect(failing, sender=app)
+        body = callback(detail(to="66898887777", text="planted text"))
+        assert Ants(app.test_client()).post(body).status_code == 200
+        assert drain(app) == 2
+        assert counts(app) == {"pending": 0, "done": 0, "dead": 1}
+        with inbox.database.begin() as connection:
+            (dead,) = store.dead(connection, inbox.source, 10)
+        assert dead.attempts == len(calls) == 3
+        assert dead.error == "LookupError: no order for ***, 08***, ***"
+        assert "planted" not in caplog.text
+        assert "8887777" not in caplog.text
+        message_reported.disconnect(failing, sender=app)
+        with inbox.database.begin() as connection:
+            assert store.retry(connection, inbox.source, [dead.id], time.time()) == 1
+        assert drain(app) == 1
+        assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+
+    def test_backoff_grows_with_jitter(self, make_inbox_app: MakeApp) -> None:
+        inbox = bound_inbox(make_inbox_app(backoff=10, max_backoff=60))
+        for attempts, longest in [(1, 10), (2, 20), (3, 40), (4, 60), (1000, 60)]:
+            delays = [inbox._delay(attempts) for _ in range(500)]
+            assert 0 <= min(delays) < longest * 0.1
+            assert longest * 0.9 < max(delays) <= longest
+
+    def test_a_failed_message_waits(self, make_inbox_app: MakeApp) -> None:
+        app = make_inbox_app(backoff=1e9, max_backoff=1e9)
+
+        def failing(sender: Flask, **extra: Any) -> None:
+            raise LookupError
+
+        message_reported.connect(failing, sender=app)
+        Ants(app.test_client()).post(callback(detail()))
+        assert drain(app) == 0
+        assert counts(app)["pending"] == 1
+
+    def test_a_subscriber_that_hangs(self, make_inbox_app: MakeApp) -> None:
+        """Its lease runs out, another worker takes it up, and the others go on meanwhile."""
+        app = make_inbox_app(eager=False, lease=1.0)
+        calls: list[str] = []
+        hanging, go_on = threading.Event(), threading.Event()
+
+        def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            calls.append(message.message_id)
+            if message.message_id == "m0" and calls.count("m0") == 1:
+                hanging.set()
+                assert go_on.wait(30)
+
+        message_reported.connect(subscriber, sender=app)
+        Ants(app.test_client()).post(many(3))
+        with ThreadPoolExecutor(1) as hung:
+            result = hung.submit(bound_inbox(app).take)
+            assert hanging.wait(10)
+            Ants(app.test_client()).post(many(2) | {"bulkId": "other"})
+            assert drain(app) == 2
+            time.sleep(1.1)
+            assert drain(app) == 3
+            assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+            go_on.set()
+            assert result.result(10) == 3
+        # The hung worker does the one in hand and sees that the others are not its own any more.
+        assert Counter(calls) == {"m0": 3, "m1": 2, "m2": 1}
+        assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+
+    def test_a_slow_batch_keeps_its_lease(self, make_inbox_app: MakeApp) -> None:
+        app = make_inbox_app(eager=False, lease=1.0)
+        calls: list[str] = []
+
+        def slow(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            calls.append(message.message_id)
+            time.sleep(0.25)
+
+        message_reported.connect(slow, sender=app)
+        Ants(app.test_client()).post(many(8))
+        with ThreadPoolExecutor(1) as other:
+            taking = other.submit(bound_inbox(app).take)
+            time.sleep(0.1)
+            while not taking.done():
+                assert bound_inbox(app).take() == 0
+                time.sleep(0.1)
+        assert len(calls) == 8
+
+    def test_a_message_that_takes_its_workers_with_it(self, make_inbox_app: MakeApp) -> None:
+        app = make_inbox_app(eager=False, lease=0.01, max_attempts=3)
+
+        class Killed(BaseException):
+            pass
+
+        def killing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            if message.message_id == "m0":
+                raise Killed
+
+        message_reported.connect(killing, sender=app)
+        Ants(app.test_client()).post(many(2))
+        for _ in range(3):
+            with pytest.raises(Killed):
+                bound_inbox(app).take()
+            time.sleep(0.05)
+        drain(app)
+        assert counts(app)["dead"] >= 1
+        with bound_inbox(app).database.begin() as connection:
+            dead = store.dead(connection, "ants_dr", 10)
+        assert {row.error for row in dead} == {"its last worker did not finish it"}
+
+    def test_stopping_gives_back_what_was_not_begun(self, make_inbox_app: MakeApp) -> None:
+        app = make_inbox_app(eager=False)
+        heard = Heard(app)
+        Ants(app.test_client()).post(many(10))
+        bound_inbox(app).take(stop=lambda: len(heard.messages) == 4)
+        assert len(heard.messages) == 4
+        assert counts(app) == {"pending": 6, "done": 4, "dead": 0}
+        with bound_inbox(app).database.begin() as connection:
+            tried = select(func.max(messages_table.c.attempts)).where(
+                messages_table.c.state == "pending"
+            )
+            assert connection.scalar(tried) == 0
+        assert drain(app) == 6
+
+    def test_report_received_that_raises_costs_nothing(
+        self, make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from flask_ants_dr import report_received
+
+        app = make_inbox_app()
+        heard = Heard(app)
+
+        def failing(sender: Flask, **extra: Any) -> None:
+            raise LookupError
+
+        report_received.connect(failing, sender=app)
+        assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+        assert len(heard.messages) == 1
+        assert "ants_dr: a subscriber raised LookupError" in caplog.messages
+
+
+class TestUnavailable:
+    """The database fails in the middle of a callback, and the next one works once it is back."""
+
+    def check(self, app: Flask, fail: Callable[[], object], mend: Callable[[], object]) -> None:
+        ants, heard = Ants(app.test_client()), Heard(app)
+        assert ants.post(many(3)).status_code == 200
+        heard.calls.clear()
+        fail()
+        body = callback(*[detail(messageId=f"n{n}", text="x" * 1000) for n in range(200)])
+        for sent in (body, "not json" * 30_000):
+            response = ants.post(sent)
+            assert response.status_code == 503
+            assert response.headers["Retry-After"] == "30"
+            assert response.mimetype == "application/problem+json"
+        assert heard.names == ["callback_rejected"] * 2
+        mend()
+        assert rows(app) == 3
+        assert rows(app, "callbacks") == 1
+        assert ants.post(body).status_code == 200
+        assert len(heard.messages) == 200
+        assert counts(app) == {"pending": 0, "done": 203, "dead": 0}
+
+    def test_gone(
+        self, make_inbox_app: MakeApp, inbox_url: str, tmp_path: Path, request: Any
+    ) -> None:
+        app = make_inbox_app(timeout=1)
+        if inbox_url.startswith("sqlite"):
+            database = bound_inbox(app).database
+
+            away = tmp_path.with_name(tmp_path.name + "-away")
+
+            def fail() -> None:
+                database.close()
+                tmp_path.rename(away)
+                tmp_path.write_text("in the way")
+
+            def mend() -> None:
+                tmp_path.unlink()
+                away.rename(tmp_path)
+
+            self.check(app, fail, mend)
+        else:
+            server = request.getfixturevalue("postgresql")
+            self.check(app, server.stop, server.start)
+
+    def test_locked(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
+        app = make_inbox_app(timeout=0.3)
+        if inbox_url.startswith("sqlite"):
+            path = inbox_url.removeprefix("sqlite:///")
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                self.check(
+                    app,
+                    lambda: other.execute("BEGIN IMMEDIATE"),
+                    lambda: other.execute("ROLLBACK"),
+                )
+        else:
+            engine = bound_inbox(app).database._connect()
+            with engine.connect() as connection:
+                lock = text("LOCK TABLE ants_dr_messages IN ACCESS EXCLUSIVE MODE")
+                self.check(app, lambda: connection.execute(lock), connection.rollback)
+
+    def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
+        app = make_inbox_app()
+        engine = bound_inbox(app).database._connect()
+        sqlite = inbox_url.startswith("sqlite")
+
+        def set_to(value: str) -> Callable[[], None]:
+            statement = (
+                f"PRAGMA query_only = {value}"
+                if sqlite
+                else f"SET default_transaction_read_only = {value}"
+            )
+
+            def on_checkout(connection: Any, *args: object) -> None:
+                connection.cursor().execute(statement)
+                connection.commit()
+
+            return lambda: event.listen(engine, "checkout", on_checkout)
+
+        self.check(app, set_to("on"), set_to("off"))
+
+    @pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+    def test_full(self, make_inbox_app: MakeApp) -> None:
+        """SQLite has a limit to set; for PostgreSQL it would take a file system of its own."""
+        app = make_inbox_app()
+        engine = bound_inbox(app).database._connect()
+
+        def set_to(pages: int) -> Callable[[], None]:
+            def on_checkout(connection: Any, *args: object) -> None:
+                connection.execute(f"PRAGMA max_page_count = {pages}")
+
+            return lambda: event.listen(engine, "checkout", on_checkout)
+
+        self.check(app, set_to(20), set_to(100_000))
+
+    @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+    def test_no_tables(self, inbox_url: str, caplog: pytest.LogCaptureFixture) -> None:
+        app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
+        assert Ants(app.test_client()).post(callback(detail())).status_code == 503
+        assert 'relation "ants_dr_callbacks" does not exist' in caplog.text
+        bound_inbox(app).database.close()
+
+    def test_a_failure_after_the_commit_costs_nothing(self, make_inbox_app: MakeApp) -> None:
+        """The mark fails, the callback is taken, and the message comes again after its lease."""
+        app = make_inbox_app(lease=0.01)
+        heard = Heard(app)
+        engine = bound_inbox(app).database._connect()
+
+        def fail(connection: object, cursor: object, statement: str, *args: object) -> None:
+            if statement.startswith("UPDATE"):
+                raise OperationalError(statement, {}, Exception("gone"))
+
+        event.listen(engine, "before_cursor_execute", fail)
+        assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+        event.remove(engine, "before_cursor_execute", fail)
+        assert counts(app)["pending"] == 1
+        time.sleep(0.05)
+        drain(app)
+        assert len(heard.messages) == 2
+        assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "not a url", "nosuchdialect://x", "mysql://x/y", 7]
+)
+def test_urls_that_are_none(url: Any) -> None:
+    with pytest.raises(ValueError, match="ANTS_DR_INBOX_URL must be an SQLAlchemy URL") as caught:
+        make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    assert "not a url" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_attempts": 0},
+        {"lease": -1},
+        {"timeout": 0},
+        {"enqueue": lambda source, ids: None},
+    ],
+)
+def test_options_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be greater|eager is False"):
+        Inbox(**options)
+
+
+def test_the_default_is_sqlite_in_the_instance_folder(tmp_path: Path) -> None:
+    app = Flask(__name__, instance_path=str(tmp_path / "instance"))
+    app.config.update(ANTS_DR_USERNAME="ants", ANTS_DR_PASSWORD="s3cret-pair")
+    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox()))
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+    bound_inbox(app).database.close()
+    path = tmp_path / "instance" / "ants_dr.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("SELECT count(*) FROM ants_dr_messages").fetchone() == (1,)
+
+
+def test_the_tables_can_be_part_of_a_hosts_metadata() -> None:
+    assert set(metadata.tables) == {
+        "ants_dr_callbacks",
+        "ants_dr_messages",
+        "ants_dr_quarantine",
+    }
+
+
+WITHOUT = """
+import sys
+sys.modules["sqlalchemy"] = sys.modules["celery"] = None
+import flask_ants_dr.cli
+assert not [name for name in sys.modules if name.startswith("flask_ants_dr.inbox")]
+import {module}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("flask_ants_dr.inbox", "inbox"), ("flask_ants_dr.inbox.celery", "inbox")],
+)
+def test_without_the_extra(module: str, extra: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(module=module)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"pip install 'Flask-ANTS-DR[{extra}]'" in run.stderr.splitlines()[-1]
+
+
+def test_no_value_of_a_message_in_the_log(
+    make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    app = make_inbox_app(backoff=0, max_attempts=2)
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        raise KeyError(message.extra["x"]["y"][0], message.callback_data)
+
+    message_reported.connect(failing, sender=app)
+    planted = detail(x={"y": ["planted"]}, callbackData="planted too")
+    Ants(app.test_client()).post(callback(planted))
+    drain(app)
+    lines = [record.getMessage() for record in caplog.records if "flask_ants_dr" in record.name]
+    assert lines
+    assert "planted" not in "\n".join(lines)

@@ -1,0 +1,173 @@
+"""What could not be taken is kept, and can be put through again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from conftest import Ants
+from conftest import Heard
+from conftest import bound_inbox
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from flask import Flask
+from marshmallow import pre_load
+from test_inbox import MakeApp
+from test_inbox import rows
+
+from flask_ants_dr import CallbackError
+from flask_ants_dr import MessageSchema
+from flask_ants_dr import ReportSchema
+from flask_ants_dr.inbox import store
+from flask_ants_dr.schemas import Details
+
+
+def entries(app: Flask) -> list[Any]:
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        return list(store.quarantined(connection, inbox.source))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        ("{", "application/json", 400),
+        (b"\xff\x00\xff", "application/json", 400),
+        ("<a>", "application/xml", 400),
+        ("a,b", "text/csv", 415),
+        ({"reports": []}, "application/json", 422),
+        (callback({}), "application/json", 422),
+        (callback(*[detail()] * 10_001), "application/json", 413),
+    ],
+)
+def test_a_body_that_is_refused_is_kept(
+    make_inbox_app: MakeApp, body: Any, content_type: str, status: int
+) -> None:
+    app = make_inbox_app()
+    ants, heard = Ants(app.test_client()), Heard(app)
+    for _ in range(2):
+        assert ants.post(body, content_type).status_code == status
+    assert heard.names == ["callback_rejected"] * 2
+    (entry,) = entries(app)
+    assert entry.position is None
+    assert (rows(app), rows(app, "callbacks")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"auth": None}, {"auth": ("ants", "wrong")}, {"content_type": "text/plain", "body": ""}],
+)
+def test_what_is_not_kept(make_inbox_app: MakeApp, options: dict[str, Any]) -> None:
+    app = make_inbox_app()
+    options = {"body": "{"} | options
+    assert Ants(app.test_client()).post(**options).status_code > 400
+    assert rows(app, "callbacks") == 0
+
+
+class RenamedMessageSchema(MessageSchema):
+    @pre_load
+    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {"messageId" if name == "id" else name: value for name, value in data.items()}
+
+
+class RenamedSchema(ReportSchema):
+    details = Details(RenamedMessageSchema, attribute="messages", required=True)
+
+    @pre_load
+    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {"details" if name == "reports" else name: value for name, value in data.items()}
+
+
+def test_a_format_change_costs_a_release_and_no_data(
+    make_inbox_app: MakeApp, inbox_url: str
+) -> None:
+    before = make_inbox_app()
+    ants = Ants(before.test_client())
+    changed = {"id": "new", "status": {"name": "EXPIRED"}}
+    assert ants.post({"reports": [changed, detail(messageId="a")]}).status_code == 422
+    mixed = callback(detail(messageId="b"), changed | {"id": "c"}, {"never": "valid"})
+    assert ants.post(mixed, url="/sms/callback?order=1").status_code == 200
+    assert [entry.position for entry in entries(before)] == [None, 1, 2]
+    with pytest.raises(CallbackError):
+        bound_inbox(before).replay(entries(before)[0].callback_id)
+    assert len(entries(before)) == 3
+
+    after = make_inbox_app(schema=RenamedSchema)
+    heard = Heard(after)
+    for callback_id in dict.fromkeys(entry.callback_id for entry in entries(after)):
+        bound_inbox(after).replay(callback_id)
+    assert sorted(message.message_id for message in heard.messages) == ["a", "c", "new"]
+    assert heard.arguments("message_failed")[1]["report"].url_params == {"order": "1"}
+    assert [entry.position for entry in entries(after)] == [2]
+    assert bound_inbox(after).replay(entries(after)[0].callback_id) == 0
+
+
+def test_a_deferred_replay(make_inbox_app: MakeApp) -> None:
+    Ants(make_inbox_app().test_client()).post({"reports": [detail()]})
+    after = make_inbox_app(schema=RenamedSchema, eager=False)
+    heard = Heard(after)
+    bound_inbox(after).replay(entries(after)[0].callback_id)
+    assert heard.names == ["report_received"]
+    assert bound_inbox(after).take() == 1
+    assert len(heard.messages) == 1
+
+
+def test_a_stored_message_that_the_schema_in_force_does_not_take(make_inbox_app: MakeApp) -> None:
+    """It is retried, and waits as a dead one for a schema that takes it."""
+
+    class NoSchema(ReportSchema):
+        @pre_load
+        def refuse(self, data: Any, **kwargs: Any) -> Any:
+            return {}
+
+    Ants(make_inbox_app(eager=False).test_client()).post(callback(detail()))
+    app = make_inbox_app(schema=NoSchema, max_attempts=1)
+    assert bound_inbox(app).take() == 1
+    with bound_inbox(app).database.begin() as connection:
+        (dead,) = store.dead(connection, "ants_dr", 1)
+        assert dead.error == "LookupError: not valid under the schema in force"
+        store.retry(connection, "ants_dr", None, time.time())
+    back = make_inbox_app()
+    heard = Heard(back)
+    bound_inbox(back).take()
+    assert len(heard.messages) == 1
+
+
+def test_it_is_bounded_by_bytes(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(quarantine_bytes=50_000)
+    ants = Ants(app.test_client())
+    for number in range(30):
+        ants.post(f"{number}".ljust(4_000, "x"))
+    kept = entries(app)
+    assert 5 <= len(kept) <= 10
+    assert kept[-1].id == max(entry.id for entry in kept)
+    assert rows(app, "callbacks") == len(kept)
+    ants.post("x" * 60_000)
+    assert entries(app) == []
+
+
+def test_it_is_bounded_by_age(make_inbox_app: MakeApp) -> None:
+    Ants(make_inbox_app().test_client()).post("old")
+    app = make_inbox_app(quarantine_days=0.5 / 86_400)
+    time.sleep(0.6)
+    Ants(app.test_client()).post("new")
+    assert len(entries(app)) == rows(app, "callbacks") == 1
+
+
+def test_a_callback_is_kept_as_long_as_one_of_its_messages(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    Ants(app.test_client()).post(callback(detail(), {}))
+    with bound_inbox(app).database.begin() as connection:
+        assert store.purge_quarantine(connection, "ants_dr", time.time() + 1) == 1
+    assert rows(app, "callbacks") == 1
+    with bound_inbox(app).database.begin() as connection:
+        assert store.purge(connection, "ants_dr", "done", time.time() + 1, 10) == 1
+    assert rows(app, "callbacks") == 0
+
+
+def test_without_an_inbox_nothing_is_kept() -> None:
+    app = make_app()
+    assert Ants(app.test_client()).post("{").status_code == 400
+    assert "ants_dr_databases" not in app.extensions
