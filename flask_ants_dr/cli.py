@@ -204,7 +204,7 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
     for inbox in inboxes:
         count = _PURGED_TOGETHER
         while count == _PURGED_TOGETHER:
-            with inbox.database.begin(durable=False) as connection:
+            with inbox.database.begin() as connection:
                 count = store.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
             total += count
             click.echo(f"\r{total} messages purged", nl=False, err=True)

@@ -71,9 +71,3 @@ def record(app: Flask, message: MessageReport, **extra: Any) -> None:
     if message.message_id == os.environ.get("HOST_KILL") and not killed.exists():
         killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def celery() -> Celery:
-    """For ``celery --app host:celery``."""
-    created: Celery = create_app().extensions["celery"]
-    return created

@@ -240,7 +240,6 @@ def test_a_worker_stops_cleanly(
     done = recorded(environment)
     assert 0 < len(done) == counts(app)["done"]
     # Nothing is left under a lease: the rest is due at once.
-    Heard(app)
     assert drain(app) == 500 - len(done)
 
 

@@ -24,6 +24,7 @@ from conftest import detail
 from conftest import make_app
 from flask import Flask
 from flask import g
+from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import func
 from sqlalchemy import select
@@ -56,6 +57,13 @@ def counts(app: Flask) -> dict[str, int]:
     inbox = bound_inbox(app)
     with inbox.database.begin() as connection:
         return store.counts(connection, inbox.source)
+
+
+def engines_of(app: Flask) -> tuple[Engine, Engine]:
+    database = bound_inbox(app).database
+    with database.begin():
+        assert database._engines is not None
+        return database._engines
 
 
 def drain(app: Flask) -> int:
@@ -451,14 +459,14 @@ class TestUnavailable:
                     lambda: other.execute("ROLLBACK"),
                 )
         else:
-            engine = bound_inbox(app).database._connect()
-            with engine.connect() as connection:
+            engines = engines_of(app)
+            with engines[0].connect() as connection:
                 lock = text("LOCK TABLE ants_dr_messages IN ACCESS EXCLUSIVE MODE")
                 self.check(app, lambda: connection.execute(lock), connection.rollback)
 
     def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app()
-        engine = bound_inbox(app).database._connect()
+        engines = engines_of(app)
         sqlite = inbox_url.startswith("sqlite")
 
         def set_to(value: str) -> Callable[[], None]:
@@ -472,7 +480,11 @@ class TestUnavailable:
                 connection.cursor().execute(statement)
                 connection.commit()
 
-            return lambda: event.listen(engine, "checkout", on_checkout)
+            def listen() -> None:
+                for engine in engines:
+                    event.listen(engine, "checkout", on_checkout)
+
+            return listen
 
         self.check(app, set_to("on"), set_to("off"))
 
@@ -480,13 +492,17 @@ class TestUnavailable:
     def test_full(self, make_inbox_app: MakeApp) -> None:
         """SQLite has a limit to set; for PostgreSQL it would take a file system of its own."""
         app = make_inbox_app()
-        engine = bound_inbox(app).database._connect()
+        engines = engines_of(app)
 
         def set_to(pages: int) -> Callable[[], None]:
             def on_checkout(connection: Any, *args: object) -> None:
                 connection.execute(f"PRAGMA max_page_count = {pages}")
 
-            return lambda: event.listen(engine, "checkout", on_checkout)
+            def listen() -> None:
+                for engine in engines:
+                    event.listen(engine, "checkout", on_checkout)
+
+            return listen
 
         self.check(app, set_to(20), set_to(100_000))
 
@@ -501,15 +517,15 @@ class TestUnavailable:
         """The mark fails, the callback is taken, and the message comes again after its lease."""
         app = make_inbox_app(lease=0.01)
         heard = Heard(app)
-        engine = bound_inbox(app).database._connect()
+        engines = engines_of(app)
 
         def fail(connection: object, cursor: object, statement: str, *args: object) -> None:
             if statement.startswith("UPDATE"):
                 raise OperationalError(statement, {}, Exception("gone"))
 
-        event.listen(engine, "before_cursor_execute", fail)
+        event.listen(engines[1], "before_cursor_execute", fail)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 200
-        event.remove(engine, "before_cursor_execute", fail)
+        event.remove(engines[1], "before_cursor_execute", fail)
         assert counts(app)["pending"] == 1
         time.sleep(0.05)
         drain(app)

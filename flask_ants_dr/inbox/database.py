@@ -44,7 +44,7 @@ class Database:
         if self.is_sqlite and self.url.database in {None, "", ":memory:"}:
             raise ValueError("a database in memory keeps nothing")
         self._timeout = timeout
-        self._engine: Engine | None = None
+        self._engines: tuple[Engine, Engine] | None = None
 
     def create_tables(self) -> None:
         """Create the tables that do not exist."""
@@ -53,19 +53,22 @@ class Database:
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
-        if self._engine is not None:
-            self._engine.dispose()
+        if self._engines is not None:
+            for engine in self._engines:
+                engine.dispose()
 
     @contextmanager
     def begin(self, *, durable: bool = True) -> Iterator[Connection]:
         """One transaction.
 
-        :param durable: ``False`` where losing it to a power failure (not to the end of a process)
-            costs no more than dispatching a message again.
+        :param durable: ``False`` for reading, and for a single statement that may be lost to a
+            power failure, though not to the end of a process: marking what was dispatched.
         :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
         """
         try:
-            with self._connect().execution_options(ants_dr_durable=durable).begin() as connection:
+            if self._engines is None:
+                self._engines = self._open()
+            with self._engines[not durable].begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
@@ -76,51 +79,46 @@ class Database:
                 headers={"Retry-After": str(RETRY_AFTER)},
             ) from None
 
-    def _connect(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._open()
-        return self._engine
-
-    def _open(self) -> Engine:
-        if not self.is_sqlite:
-            engine = create_engine(
-                self.url, hide_parameters=True, pool_pre_ping=True, pool_timeout=self._timeout
-            )
-            event.listen(engine, "connect", partial(_set_up_postgresql, self._timeout))
-            event.listen(engine, "begin", _begin_postgresql)
-            return engine
-        engine = create_engine(
-            self.url,
-            hide_parameters=True,
-            pool_timeout=self._timeout,
-            connect_args={"timeout": self._timeout, "isolation_level": None},
+    def _open(self) -> tuple[Engine, Engine]:
+        """The durable engine and the other one."""
+        options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
+        if self.is_sqlite:
+            # One machine and nothing to install: neither is there a step to forget.
+            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
+            engines = (create_engine(self.url, **options), create_engine(self.url, **options))
+            for engine, level in zip(engines, ("FULL", "NORMAL"), strict=True):
+                event.listen(engine, "connect", partial(_set_up_sqlite, level))
+                event.listen(engine, "begin", _begin_sqlite)
+            with engines[0].begin() as connection:
+                metadata.create_all(connection)
+            return engines
+        options |= {"pool_pre_ping": True}
+        engines = (
+            create_engine(self.url, **options),
+            create_engine(self.url, isolation_level="AUTOCOMMIT", **options),
         )
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        # One machine and nothing to install: neither is there a step to forget.
-        Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-        with engine.begin() as connection:
-            metadata.create_all(connection)
-        return engine
+        for engine, level in zip(engines, ("on", "off"), strict=True):
+            event.listen(engine, "connect", partial(_set_up_postgresql, level, self._timeout))
+        return engines
 
 
-def _set_up_sqlite(connection: Any, record: object) -> None:
+def _set_up_sqlite(synchronous: str, connection: Any, record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA synchronous={synchronous}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    level = "FULL" if connection.get_execution_options().get("ants_dr_durable", True) else "NORMAL"
-    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
     # At once a writer: a reader that becomes one while another writes fails without waiting.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _set_up_postgresql(timeout: float, connection: Any, record: object) -> None:
-    connection.cursor().execute(f"SET lock_timeout = {round(timeout * 1000)}")
+def _set_up_postgresql(
+    synchronous_commit: str, timeout: float, connection: Any, record: object
+) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {round(timeout * 1000)}")
+    cursor.execute(f"SET synchronous_commit = {synchronous_commit}")
+    cursor.close()
     connection.commit()
-
-
-def _begin_postgresql(connection: Connection) -> None:
-    if not connection.get_execution_options().get("ants_dr_durable", True):
-        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")

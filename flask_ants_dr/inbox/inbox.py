@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace
 from datetime import UTC
-from hashlib import sha256
+from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class BoundInbox:
         """
         now = time.time()
         entry = store.Entry(
-            key=_digest(self.source, sha256(envelope.body).hexdigest()),
+            key=_digest(self.source, blake2b(envelope.body).hexdigest()),
             position=None,
             error={"detail": error.detail, "errors": error.errors},
         )
@@ -205,17 +205,17 @@ class BoundInbox:
         self._start(callback_id, ids, token, report, messages)
         return len(ids)
 
-    def _by_key(self, report: DeliveryReport) -> dict[bytes, MessageReport]:
+    def _by_key(self, report: DeliveryReport) -> dict[str, MessageReport]:
         return {message_key(self.source, report.bulk_id, m): m for m in report.messages}
 
     def _insert(
         self,
         connection: Connection,
         callback_id: int,
-        keys: Iterable[bytes],
+        keys: Iterable[str],
         token: str,
         now: float,
-    ) -> dict[bytes, int]:
+    ) -> dict[str, int]:
         """Store new messages: with eager dispatch they are this request's claim already."""
         claim: dict[str, Any] = {"claim": None, "due_at": now, "attempts": 0}
         if self.options.eager:
@@ -251,10 +251,10 @@ class BoundInbox:
     def _start(
         self,
         callback_id: int,
-        ids: Mapping[bytes, int],
+        ids: Mapping[str, int],
         token: str,
         report: DeliveryReport,
-        messages: Mapping[bytes, MessageReport],
+        messages: Mapping[str, MessageReport],
     ) -> None:
         """After the commit: dispatch the new messages, or have them dispatched.
 
@@ -275,7 +275,7 @@ class BoundInbox:
                     len(ids),
                 )
 
-    def _load(self, callback_id: int) -> tuple[DeliveryReport, Mapping[bytes, MessageReport]]:
+    def _load(self, callback_id: int) -> tuple[DeliveryReport, Mapping[str, MessageReport]]:
         """A stored callback, read again; a thread remembers its latest one."""
         latest = getattr(self._latest, "value", None)
         if latest is None or latest[0] != callback_id:
@@ -293,7 +293,7 @@ class BoundInbox:
         rows: Sequence[store.Claimed],
         token: str,
         claimed_at: float,
-        load: Callable[[int], tuple[DeliveryReport, Mapping[bytes, MessageReport]]],
+        load: Callable[[int], tuple[DeliveryReport, Mapping[str, MessageReport]]],
         stop: Callable[[], bool],
     ) -> None:
         """Dispatch claimed messages one by one, each marked before the next one begins."""
@@ -369,15 +369,16 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
     return [state.inbox for state in states if state.inbox]
 
 
-def message_key(source: str, bulk_id: str | None, message: MessageReport) -> bytes:
+def message_key(source: str, bulk_id: str | None, message: MessageReport) -> str:
     """What makes two reports the same: source, bulk, message, ``to``, status and done date."""
     done = message.done_date.astimezone(UTC).isoformat() if message.done_date else None
     return _digest(source, bulk_id, message.message_id, message.to, message.status.name, done)
 
 
-def _digest(*parts: str | None) -> bytes:
+def _digest(*parts: str | None) -> str:
     # No part has a NUL; the equals sign tells an empty part from a missing one.
-    return sha256("\0".join("" if part is None else f"={part}" for part in parts).encode()).digest()
+    text = "\0".join(["" if part is None else f"={part}" for part in parts])
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _never() -> bool:

@@ -39,7 +39,7 @@ class Claimed:
 
     id: int
     callback_id: int
-    key: bytes
+    key: str
     attempts: int
 
 
@@ -47,7 +47,7 @@ class Claimed:
 class Entry:
     """What goes into quarantine."""
 
-    key: bytes
+    key: str
     position: int | None
     """Among the details; ``None`` for the whole callback."""
     error: Mapping[str, Any]
@@ -73,8 +73,8 @@ def delete_callback(connection: Connection, callback_id: int) -> None:
 
 
 def insert_messages(
-    connection: Connection, callback_id: int, source: str, keys: Sequence[bytes], **values: Any
-) -> dict[bytes, int]:
+    connection: Connection, callback_id: int, source: str, keys: Sequence[str], **values: Any
+) -> dict[str, int]:
     """Store those messages of a callback that are new, and return their ids by their keys."""
     before = set(connection.scalars(_ids_of(callback_id)))
     values |= {"callback_id": callback_id, "source": source, "state": PENDING}

