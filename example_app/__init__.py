@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask
 
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr.inbox import Inbox
 
 from . import records
 from . import subscribers
@@ -18,7 +19,7 @@ from . import subscribers
 def create_app() -> Flask:
     app = Flask(__name__)
     app.config.from_prefixed_env()  # FLASK_ANTS_DR_USERNAME, FLASK_ANTS_DR_PASSWORD
-    app.register_blueprint(DeliveryReportBlueprint())
+    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox()))
     records.init_app(app)
     subscribers.connect(app)
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace
-from datetime import UTC
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -371,14 +370,13 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
 
 def message_key(source: str, bulk_id: str | None, message: MessageReport) -> str:
     """What makes two reports the same: source, bulk, message, ``to``, status and done date."""
-    done = message.done_date.astimezone(UTC).isoformat() if message.done_date else None
+    done = message.done_date.timestamp() if message.done_date else None
     return _digest(source, bulk_id, message.message_id, message.to, message.status.name, done)
 
 
-def _digest(*parts: str | None) -> str:
-    # No part has a NUL; the equals sign tells an empty part from a missing one.
-    text = "\0".join(["" if part is None else f"={part}" for part in parts])
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+def _digest(*parts: str | float | None) -> str:
+    # ascii() tells None from a text, and writes a tuple of both the same in every Python.
+    return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()
 
 
 def _never() -> bool:
