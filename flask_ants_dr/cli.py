@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -104,11 +105,11 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
     def count(done: int) -> None:
         nonlocal total
         total += done
-        if done:
+        if done and sys.stderr.isatty():
             click.echo(f"\r{total} messages dispatched", nl=False, err=True)
 
     worker.work(inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count)
-    click.echo(f"\r{total} messages dispatched", err=True)
+    click.echo(f"{_start_of_line()}{total} messages dispatched", err=True)
 
 
 @cli.command()
@@ -207,8 +208,9 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
             with inbox.database.begin() as connection:
                 count = store.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
             total += count
-            click.echo(f"\r{total} messages purged", nl=False, err=True)
-    click.echo(f"\r{total} messages purged", err=True)
+            if sys.stderr.isatty():
+                click.echo(f"\r{total} messages purged", nl=False, err=True)
+    click.echo(f"{_start_of_line()}{total} messages purged", err=True)
 
 
 @quarantine.command("list")
@@ -299,6 +301,10 @@ def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
             before = time.time() - _seconds(older_than)
             count += store.purge_quarantine(connection, inbox.source, before)
     click.echo(f"{count} entries purged")
+
+
+def _start_of_line() -> str:
+    return "\r" if sys.stderr.isatty() else ""
 
 
 def _check_selection(ids: Iterable[int], all_: bool) -> None:

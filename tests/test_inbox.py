@@ -267,7 +267,8 @@ class TestFailures:
 
         def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
             calls.append(message.message_id)
-            raise LookupError(f"no order for {message.to}, 0898887777, {message.text}")
+            local = (message.to or "").replace("66", "0", 1)
+            raise LookupError(f"no order for {message.to}, {local}, {message.text}")
 
         message_reported.connect(failing, sender=app)
         body = callback(detail(to="66898887777", text="planted text"))
@@ -280,6 +281,7 @@ class TestFailures:
         assert dead.error == "LookupError: no order for ***, 08***, ***"
         assert "planted" not in caplog.text
         assert "8887777" not in caplog.text
+        assert "in failing\n" in caplog.text
         message_reported.disconnect(failing, sender=app)
         with inbox.database.begin() as connection:
             assert store.retry(connection, inbox.source, [dead.id], time.time()) == 1
@@ -400,7 +402,9 @@ class TestFailures:
         report_received.connect(failing, sender=app)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 200
         assert len(heard.messages) == 1
-        assert "ants_dr: a subscriber raised LookupError" in caplog.messages
+        (message,) = caplog.messages
+        assert message.startswith("ants_dr: a subscriber raised\n")
+        assert message.endswith("raise LookupError\nLookupError")
 
 
 class TestUnavailable:
@@ -578,7 +582,7 @@ def test_the_tables_can_be_part_of_a_hosts_metadata() -> None:
 
 WITHOUT = """
 import sys
-sys.modules["sqlalchemy"] = sys.modules["celery"] = None
+sys.modules["{missing}"] = None
 import flask_ants_dr.cli
 assert not [name for name in sys.modules if name.startswith("flask_ants_dr.inbox")]
 import {module}
@@ -586,17 +590,41 @@ import {module}
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"),
-    [("flask_ants_dr.inbox", "inbox"), ("flask_ants_dr.inbox.celery", "inbox")],
+    ("missing", "module", "extra"),
+    [
+        ("sqlalchemy", "flask_ants_dr.inbox", "inbox"),
+        ("sqlalchemy", "flask_ants_dr.inbox.celery", "inbox"),
+        ("celery", "flask_ants_dr.inbox.celery", "celery"),
+    ],
 )
-def test_without_the_extra(module: str, extra: str) -> None:
+def test_without_the_extra(missing: str, module: str, extra: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", WITHOUT.format(module=module)],
+        [sys.executable, "-c", WITHOUT.format(missing=missing, module=module)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert f"pip install 'Flask-ANTS-DR[{extra}]'" in run.stderr.splitlines()[-1]
+
+
+def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    url = f"sqlite:///{tmp_path}/file/inbox.sqlite3"
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 503
+
+
+def test_an_error_that_no_database_can_store(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(max_attempts=1)
+
+    def failing(sender: Flask, **extra: Any) -> None:
+        raise LookupError("a\0b\ud800c")
+
+    message_reported.connect(failing, sender=app)
+    Ants(app.test_client()).post(callback(detail()))
+    with bound_inbox(app).database.begin() as connection:
+        (dead,) = store.dead(connection, "ants_dr", 1)
+    assert dead.error == "LookupError: a?b?c"
 
 
 def test_no_value_of_a_message_in_the_log(

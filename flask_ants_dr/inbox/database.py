@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection
@@ -45,6 +46,7 @@ class Database:
             raise ValueError("a database in memory keeps nothing")
         self._timeout = timeout
         self._engines: tuple[Engine, Engine] | None = None
+        self._opening = Lock()
 
     def create_tables(self) -> None:
         """Create the tables that do not exist."""
@@ -66,11 +68,12 @@ class Database:
         :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
         """
         try:
-            if self._engines is None:
-                self._engines = self._open()
+            with self._opening:
+                if self._engines is None:
+                    self._engines = self._open()
             with self._engines[not durable].begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
             _logger.error("the inbox's database failed: %s: %s", type(error).__name__, reason)

@@ -34,6 +34,7 @@ from ..models import MessageReport
 from . import store
 from .database import Database
 from .masking import describe
+from .masking import trace
 from .tables import DEAD
 from .tables import DONE
 
@@ -341,12 +342,13 @@ class BoundInbox:
             else:
                 values["due_at"] = now + self._delay(row.attempts)
             _logger.error(
-                "%s: message %d failed, attempt %d of %d: %s",
+                "%s: message %d failed, attempt %d of %d: %s\n%s",
                 self.source,
                 row.id,
                 row.attempts,
                 self.options.max_attempts,
                 error,
+                "\n".join(map(trace, failures)),
             )
         with self.database.begin(durable=False) as connection:
             store.finish(connection, row.id, token, **values)
@@ -359,7 +361,7 @@ class BoundInbox:
     def _log(self, failures: Iterable[Exception]) -> None:
         """What subscribers raised after the commit, when the callback is taken whatever they do."""
         for error in failures:
-            _logger.error("%s: a subscriber raised %s", self.source, type(error).__name__)
+            _logger.error("%s: a subscriber raised\n%s", self.source, trace(error))
 
 
 def bound_inboxes(app: Flask) -> list[BoundInbox]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from traceback import format_tb
 from typing import Any
 
 from ..models import MessageReport
@@ -14,9 +15,14 @@ _ERROR_CHARACTERS = 500
 
 
 def describe(failures: Iterable[Exception], message: MessageReport | None) -> str:
-    """The types and messages of errors, masked and short."""
+    """The types and messages of errors, masked, short and fit for a database."""
     text = "; ".join(f"{type(error).__name__}: {error}" for error in failures)
-    return mask(text, message)[:_ERROR_CHARACTERS]
+    return re.sub("[\0\ud800-\udfff]", "?", mask(text, message))[:_ERROR_CHARACTERS]
+
+
+def trace(error: Exception) -> str:
+    """Where an error was raised: lines of code, which hold no values, and its type."""
+    return "".join([*format_tb(error.__traceback__), type(error).__name__])
 
 
 def mask(text: str, message: MessageReport | None) -> str:
