@@ -35,6 +35,7 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox.inbox import BoundInbox
+from flask_ants_dr.inbox.inbox import _by_key
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
@@ -81,7 +82,11 @@ def envelope(number: int) -> Envelope:
     ]
     body = json.dumps({"bulkId": f"bulk-{number}", "details": details}, ensure_ascii=False)
     return Envelope(
-        source="ants_dr", content_type="application/json", url_params={}, body=body.encode()
+        source="ants_dr",
+        content_type="application/json",
+        url_variables={},
+        query={},
+        body=body.encode(),
     )
 
 
@@ -112,7 +117,7 @@ def accept(folder: Path) -> None:
             started = time.perf_counter()
             report, invalid = inbox._read(came)
             read.append(time.perf_counter() - started)
-            keys = list(inbox._by_key(report))
+            keys = list(_by_key(came, report))
             ours.append(timed(partial(inbox.accept, came, report, invalid)))
             bare.append(timed(partial(executemany, connection, came, keys)))
     ratio = median(ours) / median(bare)
@@ -127,9 +132,10 @@ def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str])
     now = time.time()
     connection.execute("BEGIN IMMEDIATE")
     cursor = connection.execute(
-        "INSERT INTO ants_dr_callbacks (source, content_type, url_params, body, received_at)"
-        " VALUES (?, ?, ?, ?, ?)",
-        (came.source, came.content_type, "{}", came.body, now),
+        "INSERT INTO ants_dr_callbacks"
+        " (source, content_type, url_variables, query, body, received_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (came.source, came.content_type, "{}", "{}", came.body, now),
     )
     connection.executemany(
         "INSERT INTO ants_dr_messages (callback_id, source, key, position, state, attempts, due_at)"
@@ -174,7 +180,6 @@ def claim_once(inbox: BoundInbox) -> None:
             now=now,
             until=now + 300,
             limit=100,
-            max_attempts=10,
         )
     assert len(claimed) == 100
 

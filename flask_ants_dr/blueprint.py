@@ -162,12 +162,13 @@ class DeliveryReportBlueprint(Blueprint):
         envelope = Envelope(
             source=_source(),
             content_type=request.headers.get("Content-Type", ""),
-            url_params=_url_params(),
+            url_variables={name: str(value) for name, value in (request.view_args or {}).items()},
+            query=request.args.to_dict(),
             body=_read_body(state.settings.max_content_length),
         )
         try:
             report, invalid = _read(state.settings, state.schema, envelope)
-        except CallbackError as error:
+        except Exception as error:  # a host's schema can raise anything
             if state.inbox and envelope.body:
                 state.inbox.quarantine(envelope, error)
             raise
@@ -214,11 +215,6 @@ def _source() -> str:
 def _state() -> _State:
     state: _State = current_app.extensions["ants_dr"][_source()]
     return state
-
-
-def _url_params() -> dict[str, str]:
-    variables = {name: str(value) for name, value in (request.view_args or {}).items()}
-    return request.args.to_dict() | variables
 
 
 def _read_body(limit: int) -> bytes:

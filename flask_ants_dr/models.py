@@ -131,5 +131,13 @@ class Envelope:
 
     source: str
     content_type: str
-    url_params: Mapping[str, str] = field(hash=False, repr=False)
+    url_variables: Mapping[str, str] = field(hash=False, repr=False)
+    """The variables of the URL rule."""
+    query: Mapping[str, str] = field(hash=False, repr=False)
+    """The query string."""
     body: bytes = field(repr=False)
+
+    @property
+    def url_params(self) -> dict[str, str]:
+        """Both; a variable counts more than a parameter of its name."""
+        return {**self.query, **self.url_variables}

@@ -55,6 +55,12 @@ def init_celery(app: Flask) -> Celery:
         broker_url=os.environ["HOST_BROKER"],
         beat_schedule={"ants-dr": {"task": "flask_ants_dr.sweep", "schedule": 1.0}},
         broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "max_retries": 1,
+            "interval_start": 0,
+            "socket_connect_timeout": 1,
+            "socket_timeout": 2,
+        },
         task_acks_late=True,
     )
     celery_app.set_default()

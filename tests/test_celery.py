@@ -153,6 +153,18 @@ def test_a_broker_that_is_down(host: Flask, port: int, tmp_path: Path) -> None:
     assert recorded(tmp_path) == {f"m{number}": 1 for number in range(20)}
 
 
+def test_a_worker_that_was_killed(host: Flask, port: int, tmp_path: Path) -> None:
+    """The message that killed it is dispatched again, as are those that it left."""
+    os.environ["HOST_KILL"] = "m7"
+    try:
+        with redis(port, tmp_path), worker(tmp_path, "--beat"):
+            assert Ants(host.test_client()).post(many(20)).status_code == 200
+            wait_for(lambda: counts(host)["done"] == 20)
+    finally:
+        del os.environ["HOST_KILL"]
+    assert recorded(tmp_path) == {f"m{number}": 1 for number in range(20)} | {"m7": 2}
+
+
 def test_what_is_enqueued_twice_is_dispatched_once(host: Flask, port: int, tmp_path: Path) -> None:
     with redis(port, tmp_path):
         assert Ants(host.test_client()).post(many(50)).status_code == 200

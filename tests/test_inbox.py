@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ from flask_ants_dr import message_reported
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import metadata
 from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox import worker
+from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import messages as messages_table
 
 MakeApp = Callable[..., Flask]
@@ -170,6 +175,73 @@ def test_a_message_that_is_twice_in_a_callback_is_stored_once(make_inbox_app: Ma
     assert len(heard.messages) == rows(app) == 1
 
 
+def test_url_variables_are_part_of_what_makes_a_report_new(inbox_url: str) -> None:
+    """Two tenants have nothing in common; a query string is no part of it."""
+    blueprint = DeliveryReportBlueprint(rule="/sms/<tenant>", inbox=Inbox(eager=False))
+    app = make_app(blueprint, ANTS_DR_INBOX_URL=inbox_url)
+    bound_inbox(app).database.create_tables()
+    ants, heard = Ants(app.test_client()), Heard(app)
+    for url in ("/sms/acme?try=1", "/sms/globex", "/sms/acme?try=2"):
+        assert ants.post(callback(detail(), bulkId=None), url=url).status_code == 200
+    assert rows(app) == 2
+    drain(app)
+    reports = [arguments["report"] for arguments in heard.arguments("message_reported")]
+    assert [report.url_params for report in reports] == [
+        {"tenant": "acme", "try": "1"},
+        {"tenant": "globex"},
+    ]
+    bound_inbox(app).database.close()
+
+
+def test_a_broken_database_costs_no_other_blueprint(inbox_url: str, tmp_path: Path) -> None:
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(eager=False)),
+        ANTS_DR_INBOX_URL=f"sqlite:///{tmp_path}/broken",
+        OTP_INBOX_URL=inbox_url,
+        OTP_USERNAME="ants",
+        OTP_PASSWORD="s3cret-pair",
+    )
+    (tmp_path / "broken").write_text("this is no database, but as long as one" * 100)
+    app.register_blueprint(
+        DeliveryReportBlueprint("otp", rule="/otp", config_prefix="OTP", inbox=Inbox(eager=False))
+    )
+    inboxes = bound_inboxes(app)
+    inboxes[1].database.create_tables()
+    heard = Heard(app)
+    assert Ants(app.test_client()).post(callback(detail()), url="/otp").status_code == 200
+    stop = threading.Event()
+
+    def done(count: int) -> None:
+        if count:
+            stop.set()
+
+    worker.work(inboxes, concurrency=2, poll=0.01, once=False, stop=stop, done=done)
+    assert len(heard.messages) == 1
+    for inbox in inboxes:
+        inbox.database.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the machine cannot fork")
+def test_a_fork_after_the_first_use(make_inbox_app: MakeApp) -> None:
+    """As of a server that loads the application before it forks its workers."""
+    app = make_inbox_app(eager=False, timeout=20)
+    children = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking where threads could be
+        for number in range(3):
+            rows(app)
+            child = os.fork()
+            if not child:
+                statuses = {
+                    Ants(app.test_client()).post(many(5) | {"bulkId": f"{number}-{n}"}).status_code
+                    for n in range(10)
+                }
+                os._exit(statuses != {200})
+            children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert rows(app) == 150
+
+
 def test_two_sources_in_one_database(inbox_url: str, make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     blueprint = DeliveryReportBlueprint("otp", rule="/otp", inbox=Inbox(eager=False))
@@ -278,7 +350,7 @@ class TestFailures:
         with inbox.database.begin() as connection:
             (dead,) = store.dead(connection, inbox.source, 10)
         assert dead.attempts == len(calls) == 3
-        assert dead.error == "LookupError: no order for ***, 08***, ***"
+        assert dead.error == "LookupError: no order for ***, ***, ***"
         assert "planted" not in caplog.text
         assert "8887777" not in caplog.text
         assert "in failing\n" in caplog.text
@@ -352,27 +424,84 @@ class TestFailures:
                 time.sleep(0.1)
         assert len(calls) == 8
 
-    def test_a_message_that_takes_its_workers_with_it(self, make_inbox_app: MakeApp) -> None:
-        app = make_inbox_app(eager=False, lease=0.01, max_attempts=3)
+    @pytest.mark.parametrize("eager", [True, False])
+    def test_a_message_that_takes_its_workers_with_it(
+        self, make_inbox_app: MakeApp, eager: bool
+    ) -> None:
+        """It ends as a dead one, and costs none of those that were claimed with it."""
+        app = make_inbox_app(eager=eager, lease=0.05, max_attempts=3)
+        calls: list[str] = []
 
         class Killed(BaseException):
             pass
 
         def killing(sender: Flask, message: MessageReport, **extra: Any) -> None:
-            if message.message_id == "m0":
+            calls.append(message.message_id)
+            if message.message_id == "m3":
                 raise Killed
 
         message_reported.connect(killing, sender=app)
-        Ants(app.test_client()).post(many(2))
-        for _ in range(3):
-            with pytest.raises(Killed):
-                bound_inbox(app).take()
-            time.sleep(0.05)
-        drain(app)
-        assert counts(app)["dead"] >= 1
+        with suppress(Killed):
+            Ants(app.test_client()).post(many(10))
+        for _ in range(30):
+            with suppress(Killed):
+                drain(app)
+            time.sleep(0.06)
+        # Once with the others, then alone as often as it may.
+        assert Counter(calls) == {f"m{number}": 1 for number in range(10)} | {"m3": 4}
+        assert counts(app) == {"pending": 0, "done": 9, "dead": 1}
+        with bound_inbox(app).database.begin() as connection:
+            (dead,) = store.dead(connection, "ants_dr", 10)
+        assert dead.error == "its last worker did not finish it"
+
+    def test_teardown_functions_and_errors_that_fail_themselves(
+        self, make_inbox_app: MakeApp
+    ) -> None:
+        app = make_inbox_app(max_attempts=1)
+        calls: list[str] = []
+
+        class Unspeakable(Exception):
+            def __str__(self) -> str:
+                raise ValueError
+
+        def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+            calls.append(message.message_id)
+            g.fail = message.message_id == "m1"
+            if message.message_id == "m0":
+                raise Unspeakable
+
+        message_reported.connect(failing, sender=app)
+
+        @app.teardown_appcontext
+        def teardown(error: object) -> None:
+            if g.get("fail"):
+                raise ZeroDivisionError("the session is gone")
+
+        assert Ants(app.test_client()).post(many(3)).status_code == 200
+        assert calls == ["m0", "m1", "m2"]
         with bound_inbox(app).database.begin() as connection:
             dead = store.dead(connection, "ants_dr", 10)
-        assert {row.error for row in dead} == {"its last worker did not finish it"}
+        assert {row.error for row in dead} == {
+            "Unspeakable: (without a message)",
+            "ZeroDivisionError: the session is gone",
+        }
+
+    def test_a_slow_report_received_does_not_outlive_the_lease(
+        self, make_inbox_app: MakeApp
+    ) -> None:
+        from flask_ants_dr import report_received
+
+        app = make_inbox_app(lease=0.5)
+        heard = Heard(app)
+
+        def slow(sender: Flask, **extra: Any) -> None:
+            time.sleep(0.7)
+            drain(app)
+
+        report_received.connect(slow, sender=app)
+        assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+        drain(app)
+        assert len(heard.messages) == 1
 
     def test_stopping_gives_back_what_was_not_begun(self, make_inbox_app: MakeApp) -> None:
         app = make_inbox_app(eager=False)
@@ -465,7 +594,7 @@ class TestUnavailable:
         else:
             engines = engines_of(app)
             with engines[0].connect() as connection:
-                lock = text("LOCK TABLE ants_dr_messages IN ACCESS EXCLUSIVE MODE")
+                lock = text("LOCK TABLE ants_dr_callbacks IN ACCESS EXCLUSIVE MODE")
                 self.check(app, lambda: connection.execute(lock), connection.rollback)
 
     def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:

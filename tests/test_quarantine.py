@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from conftest import detail
 from conftest import make_app
 from flask import Flask
 from marshmallow import pre_load
+from sqlalchemy import insert
 from test_inbox import MakeApp
 from test_inbox import rows
 
@@ -21,6 +23,7 @@ from flask_ants_dr import CallbackError
 from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox import tables
 from flask_ants_dr.schemas import Details
 
 
@@ -127,7 +130,9 @@ def test_a_stored_message_that_the_schema_in_force_does_not_take(make_inbox_app:
     assert bound_inbox(app).take() == 1
     with bound_inbox(app).database.begin() as connection:
         (dead,) = store.dead(connection, "ants_dr", 1)
-        assert dead.error == "LookupError: not valid under the schema in force"
+        assert dead.error == (
+            "LookupError: the configuration in force does not find it in its callback"
+        )
         store.retry(connection, "ants_dr", None, time.time())
     back = make_inbox_app()
     heard = Heard(back)
@@ -171,3 +176,73 @@ def test_without_an_inbox_nothing_is_kept() -> None:
     app = make_app()
     assert Ants(app.test_client()).post("{").status_code == 400
     assert "ants_dr_databases" not in app.extensions
+
+
+def test_a_body_on_which_the_hosts_schema_breaks(make_inbox_app: MakeApp) -> None:
+    class BrokenSchema(ReportSchema):
+        @pre_load
+        def break_(self, data: Any, **kwargs: Any) -> Any:
+            return data["no such member"]
+
+    app = make_inbox_app(schema=BrokenSchema)
+    assert Ants(app.test_client()).post(callback(detail(to="66898887777"))).status_code == 500
+    (entry,) = entries(app)
+    assert entry.error == '{"detail": "KeyError"}'
+    back = make_inbox_app()
+    heard = Heard(back)
+    assert bound_inbox(back).replay(entry.callback_id) == 1
+    assert len(heard.messages) == 1
+
+
+def test_the_same_body_under_another_content_type(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    for content_type in ("text/plain", "application/json"):
+        Ants(app.test_client()).post({"reports": [detail()]}, content_type)
+    assert len(entries(app)) == 2
+
+
+def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
+    details = [detail(messageId=str(number)) for number in range(200)]
+    Ants(make_inbox_app().test_client()).post({"reports": details})
+    app = make_inbox_app(schema=RenamedSchema, timeout=30)
+    heard = Heard(app)
+    (entry,) = entries(app)
+    with ThreadPoolExecutor(4) as threads:
+        taken = list(threads.map(bound_inbox(app).replay, [entry.callback_id] * 4))
+    assert sorted(taken) == [0, 0, 0, 200]
+    assert len(heard.messages) == 200
+
+
+def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(timeout=30)
+    bad = [{"id": number} for number in range(1000)]
+    bodies = [callback(detail(), *bad), callback(detail(), *reversed(bad))] * 4
+
+    def post(body: Any) -> int:
+        return Ants(app.test_client()).post(body).status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(post, bodies)) == {200}
+    assert len(entries(app)) == 1000
+
+
+def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    inbox = bound_inbox(app)
+    count = 70_000
+    with inbox.database.begin() as connection:
+        numbers = range(1, count + 1)
+        columns = {"source": "ants_dr", "content_type": "", "url_variables": "{}", "query": "{}"}
+        rows_ = [columns | {"id": n, "body": b"", "received_at": 0.0} for n in numbers]
+        connection.execute(insert(tables.callbacks), rows_)
+        entry = {"source": "ants_dr", "error": "{}", "quarantined_at": 0.0}
+        connection.execute(
+            insert(tables.quarantine), [entry | {"callback_id": n, "key": str(n)} for n in numbers]
+        )
+        if not inbox.database.is_sqlite:
+            for name in ("callbacks", "quarantine"):
+                sequence = f"pg_get_serial_sequence('ants_dr_{name}', 'id')"
+                connection.exec_driver_sql(f"SELECT setval({sequence}, {count})")
+    assert Ants(app.test_client()).post(callback(detail(), {})).status_code == 200
+    assert len(entries(app)) == 1
+    assert rows(app, "callbacks") == 1

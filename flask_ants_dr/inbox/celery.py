@@ -11,6 +11,9 @@ imported, and run in its application context where it is set up as Flask's docum
 beat, or a ``work`` process, take up what was never enqueued and what failed::
 
     celery_app.conf.beat_schedule = {"ants-dr": {"task": "flask_ants_dr.sweep", "schedule": 30.0}}
+    celery_app.conf.broker_transport_options = {
+        "max_retries": 1, "interval_start": 0, "socket_connect_timeout": 1, "socket_timeout": 2
+    }
 """
 
 from __future__ import annotations
@@ -30,17 +33,20 @@ from .inbox import bound_inboxes
 
 _SWEEP = 10_000
 
+# Seconds. What lies in the broker for longer has been enqueued again by a sweep.
+_EXPIRES = 300
+
 
 def enqueue(source: str, ids: Sequence[int]) -> None:
     """Send the ids of messages to the broker, in batches.
 
     :param source: the name of the blueprint that received them.
-    :raises kombu.exceptions.OperationalError: the broker cannot be reached. It is tried once,
-        because a request waits for it.
+    :raises kombu.exceptions.OperationalError: the broker cannot be reached. A request waits for
+        this: bound it with ``broker_transport_options`` as shown above.
     """
     for start in range(0, len(ids), BATCH):
         arguments = (source, list(ids[start : start + BATCH]))
-        dispatch.apply_async(arguments, retry=False, ignore_result=True)
+        dispatch.apply_async(arguments, retry=False, ignore_result=True, expires=_EXPIRES)
 
 
 @shared_task(name="flask_ants_dr.dispatch", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -56,3 +62,5 @@ def sweep() -> None:
     """Enqueue what is due: what the broker did not take, what failed, what a dead worker held."""
     for inbox in bound_inboxes(current_app):
         enqueue(inbox.source, inbox.due(_SWEEP))
+        for id in inbox.due(_SWEEP, unfinished=True):
+            enqueue(inbox.source, [id])  # each alone, because one of them may end its worker

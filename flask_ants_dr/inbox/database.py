@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -47,6 +50,7 @@ class Database:
         self._timeout = timeout
         self._engines: tuple[Engine, Engine] | None = None
         self._opening = Lock()
+        self._process = os.getpid()
 
     def create_tables(self) -> None:
         """Create the tables that do not exist."""
@@ -71,6 +75,11 @@ class Database:
             with self._opening:
                 if self._engines is None:
                     self._engines = self._open()
+                elif self._process != os.getpid():
+                    # Forked after it was used: the connections are the parent's.
+                    for engine in self._engines:
+                        engine.dispose(close=False)
+                self._process = os.getpid()
             with self._engines[not durable].begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
@@ -96,13 +105,17 @@ class Database:
             with engines[0].begin() as connection:
                 metadata.create_all(connection)
             return engines
-        options |= {"pool_pre_ping": True}
+        options["pool_pre_ping"] = True
+        if self.url.get_driver_name() in {"psycopg", "psycopg2"}:
+            options["connect_args"] = {"connect_timeout": max(2, ceil(self._timeout))}
         engines = (
             create_engine(self.url, **options),
             create_engine(self.url, isolation_level="AUTOCOMMIT", **options),
         )
-        for engine, level in zip(engines, ("on", "off"), strict=True):
-            event.listen(engine, "connect", partial(_set_up_postgresql, level, self._timeout))
+        bounded = f"SET lock_timeout = {round(self._timeout * 1000)}"
+        durable = f"SET statement_timeout = {round(self._timeout * 1000)}"
+        for engine, own in zip(engines, (durable, "SET synchronous_commit = off"), strict=True):
+            event.listen(engine, "connect", partial(_set_up_postgresql, (bounded, own)))
         return engines
 
 
@@ -117,11 +130,9 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _set_up_postgresql(
-    synchronous_commit: str, timeout: float, connection: Any, record: object
-) -> None:
+def _set_up_postgresql(statements: Iterable[str], connection: Any, record: object) -> None:
     cursor = connection.cursor()
-    cursor.execute(f"SET lock_timeout = {round(timeout * 1000)}")
-    cursor.execute(f"SET synchronous_commit = {synchronous_commit}")
+    for statement in statements:
+        cursor.execute(statement)
     cursor.close()
     connection.commit()

@@ -48,6 +48,9 @@ BATCH = 100
 
 _DAY = 86_400
 
+# A lease is renewed when this much of it has passed, so a message has nearly all of it.
+_RENEWED = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbox:
@@ -57,20 +60,22 @@ class Inbox:
         for what fails, ``flask ants-dr work`` or Celery does it.
     :param enqueue: called after the commit with the source and the ids of new messages where
         ``eager`` is ``False``: :func:`flask_ants_dr.inbox.celery.enqueue`.
-    :param max_attempts: how often a message is dispatched before it is set aside as dead.
+    :param max_attempts: how often a message is dispatched before it is set aside as dead. The
+        default takes some five hours, on average.
     :param lease: seconds after which a claim that was not finished is taken up by another worker.
-        Longer than any subscriber takes for one message.
+        A good deal longer than any subscriber takes for one message.
     :param backoff: seconds before the second attempt, at most. They double with each attempt, up
         to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter).
     :param max_backoff: seconds.
     :param timeout: how long a callback waits for the database's lock or a connection, in seconds.
-    :param quarantine_days: how long what could not be taken is kept.
+    :param quarantine_days: how long what could not be taken is kept; looked at whenever something
+        new comes in.
     :param quarantine_bytes: how much of it is kept; the oldest goes first.
     """
 
     eager: bool = True
     enqueue: Callable[[str, Sequence[int]], None] | None = None
-    max_attempts: int = 10
+    max_attempts: int = 20
     lease: float = 300.0
     backoff: float = 5.0
     max_backoff: float = 3600.0
@@ -128,28 +133,31 @@ class BoundInbox:
         :raises InboxUnavailable: it could not be committed; nothing of it is stored.
         """
         now, token = time.time(), uuid4().hex
-        messages = self._by_key(report)
+        messages = _by_key(envelope, report)
+        entries = _entries(envelope, report, invalid)
         with self.database.begin() as connection:
             callback_id = store.insert_callback(connection, envelope, now)
             ids = self._insert(connection, callback_id, messages, token, now)
-            kept = self._keep(connection, callback_id, self._entries(report, invalid), now)
+            kept = self._keep(connection, callback_id, entries, now)
             if not ids and not kept:
                 store.delete_callback(connection, callback_id)
                 return
         self._log(dispatch_envelope(self.app, report, invalid))
-        self._start(callback_id, ids, token, report, messages)
+        self._start(callback_id, ids, token, now, report, messages)
 
-    def quarantine(self, envelope: Envelope, error: CallbackError) -> None:
+    def quarantine(self, envelope: Envelope, error: Exception) -> None:
         """Keep a body that could not be taken.
 
+        :param error: why; a :class:`~flask_ants_dr.CallbackError`, or what a host's schema raised.
         :raises InboxUnavailable: it could not be kept.
         """
         now = time.time()
-        entry = store.Entry(
-            key=_digest(self.source, blake2b(envelope.body).hexdigest()),
-            position=None,
-            error={"detail": error.detail, "errors": error.errors},
-        )
+        problem: dict[str, Any] = {"detail": type(error).__name__}
+        if isinstance(error, CallbackError):
+            problem = {"detail": error.detail, "errors": error.errors}
+        body = blake2b(envelope.body).hexdigest()
+        key = _digest(*_origin(envelope), envelope.content_type, body)
+        entry = store.Entry(key=key, position=None, error=problem)
         with self.database.begin() as connection:
             callback_id = store.insert_callback(connection, envelope, now)
             if not self._keep(connection, callback_id, [entry], now):
@@ -165,48 +173,42 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed; what was claimed is due after its lease.
         """
         now, token = time.time(), uuid4().hex
+        lease: dict[str, Any] = {"token": token, "now": now, "until": now + self.options.lease}
         with self.database.begin() as connection:
-            claimed = store.claim(
-                connection,
-                self.source,
-                token=token,
-                now=now,
-                until=now + self.options.lease,
-                limit=BATCH,
-                max_attempts=self.options.max_attempts,
-                ids=ids,
-            )
+            claimed = store.claim_unfinished(
+                connection, self.source, **lease, ids=ids, max_attempts=self.options.max_attempts
+            ) or store.claim(connection, self.source, **lease, ids=ids, limit=BATCH)
         self._dispatch(claimed, token, now, self._load, stop or _never)
         return len(claimed)
 
-    def due(self, limit: int) -> list[int]:
-        """The ids of messages that wait for a worker."""
+    def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
+        """The ids of messages that wait for a worker, or were left unfinished by one."""
+        now = time.time()
         with self.database.begin(durable=False) as connection:
-            return store.due_ids(connection, self.source, time.time(), limit)
+            return store.due_ids(connection, self.source, now, limit, unfinished=unfinished)
 
     def replay(self, callback_id: int) -> int:
         """Put a quarantined callback through again, and return how many new messages it had.
 
-        :raises CallbackError: it is refused again, and stays in quarantine.
+        :raises CallbackError: it is refused again, and stays in quarantine. A host's schema can
+            raise anything else.
         """
         now, token = time.time(), uuid4().hex
         with self.database.begin(durable=False) as connection:
             envelope = store.envelope(connection, callback_id)
         report, invalid = self._read(envelope)
-        messages = self._by_key(report)
-        entries = self._entries(report, invalid)
+        messages = _by_key(envelope, report)
+        entries = _entries(envelope, report, invalid)
         with self.database.begin() as connection:
+            store.lock_callback(connection, callback_id)
             ids = self._insert(connection, callback_id, messages, token, now)
             store.delete_quarantine(connection, callback_id, {one.position for one in entries})
             self._keep(connection, callback_id, entries, now)
             store.delete_orphans(connection, [callback_id])
         if ids:
             self._log(dispatch_envelope(self.app, report, []))
-        self._start(callback_id, ids, token, report, messages)
+        self._start(callback_id, ids, token, now, report, messages)
         return len(ids)
-
-    def _by_key(self, report: DeliveryReport) -> dict[str, MessageReport]:
-        return {message_key(self.source, report.bulk_id, m): m for m in report.messages}
 
     def _insert(
         self,
@@ -219,7 +221,7 @@ class BoundInbox:
         """Store new messages: with eager dispatch they are this request's claim already."""
         claim: dict[str, Any] = {"claim": None, "due_at": now, "attempts": 0}
         if self.options.eager:
-            claim = {"claim": token, "due_at": now + self.options.lease, "attempts": 1}
+            claim |= {"claim": token, "due_at": now + self.options.lease}
         return store.insert_messages(connection, callback_id, self.source, list(keys), **claim)
 
     def _keep(
@@ -232,27 +234,12 @@ class BoundInbox:
             store.bound_quarantine(connection, self.source, oldest, self.options.quarantine_bytes)
         return kept
 
-    def _entries(
-        self, report: DeliveryReport, invalid: Iterable[InvalidDetail]
-    ) -> list[store.Entry]:
-        return [
-            store.Entry(
-                key=_digest(
-                    self.source,
-                    report.bulk_id,
-                    json.dumps(one.payload, default=str, sort_keys=True),
-                ),
-                position=one.index,
-                error={"errors": one.errors},
-            )
-            for one in invalid
-        ]
-
     def _start(
         self,
         callback_id: int,
         ids: Mapping[str, int],
         token: str,
+        claimed_at: float,
         report: DeliveryReport,
         messages: Mapping[str, MessageReport],
     ) -> None:
@@ -263,7 +250,7 @@ class BoundInbox:
         if self.options.eager:
             rows = [store.Claimed(id, callback_id, key, 1) for key, id in ids.items()]
             with suppress(InboxUnavailable):
-                self._dispatch(rows, token, time.time(), lambda _: (report, messages), _never)
+                self._dispatch(rows, token, claimed_at, lambda _: (report, messages), _never)
         elif self.options.enqueue and ids:
             try:
                 self.options.enqueue(self.source, list(ids.values()))
@@ -283,9 +270,10 @@ class BoundInbox:
                 envelope = store.envelope(connection, callback_id)
             try:
                 report, _ = self._read(envelope)
-            except CallbackError:
+            except Exception as error:  # a host's schema can raise anything
+                _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
                 report = DeliveryReport(messages=())
-            latest = self._latest.value = (callback_id, report, self._by_key(report))
+            latest = self._latest.value = (callback_id, report, _by_key(envelope, report))
         return latest[1], latest[2]
 
     def _dispatch(
@@ -308,7 +296,7 @@ class BoundInbox:
                     with self.database.begin() as connection:
                         store.release(connection, waiting, token, time.time())
                     return
-                if time.time() > claimed_at + self.options.lease / 2:
+                if time.time() > claimed_at + self.options.lease * _RENEWED:
                     claimed_at = time.time()
                     with self.database.begin() as connection:
                         until = claimed_at + self.options.lease
@@ -327,35 +315,46 @@ class BoundInbox:
     ) -> None:
         """Dispatch one message and mark what came of it."""
         if message is None:
-            failures: list[Exception] = [LookupError("not valid under the schema in force")]
+            failures: list[Exception] = [
+                LookupError("the configuration in force does not find it in its callback")
+            ]
         else:
-            with self.app.app_context():
-                failures = dispatch_message(self.app, message, report)
+            try:
+                with self.app.app_context():
+                    failures = dispatch_message(self.app, message, report)
+            except Exception as error:  # of the host's teardown functions
+                failures = [error]
         now = time.time()
+        values: dict[str, Any] = {"attempts": row.attempt}
         if not failures:
-            values: dict[str, Any] = {"state": DONE, "finished_at": now, "error": None}
+            values |= {"state": DONE, "finished_at": now, "error": None}
         else:
-            error = describe(failures, message)
-            values = {"error": error}
-            if row.attempts >= self.options.max_attempts:
+            text = describe(failures, message, report)
+            values["error"] = text
+            if row.attempt >= self.options.max_attempts:
                 values |= {"state": DEAD, "finished_at": now}
             else:
-                values["due_at"] = now + self._delay(row.attempts)
+                values["due_at"] = now + self._delay(row.attempt)
             _logger.error(
                 "%s: message %d failed, attempt %d of %d: %s\n%s",
                 self.source,
                 row.id,
-                row.attempts,
+                row.attempt,
                 self.options.max_attempts,
-                error,
+                text,
                 "\n".join(map(trace, failures)),
             )
         with self.database.begin(durable=False) as connection:
-            store.finish(connection, row.id, token, **values)
+            if not store.finish(connection, row.id, token, **values):
+                _logger.warning(
+                    "%s: message %d took longer than its lease, and was dispatched again",
+                    self.source,
+                    row.id,
+                )
 
-    def _delay(self, attempts: int) -> float:
+    def _delay(self, attempt: int) -> float:
         """Exponential backoff with full jitter, in seconds."""
-        longest = self.options.backoff * 2.0 ** min(attempts - 1, 50)
+        longest = self.options.backoff * 2.0 ** min(attempt - 1, 50)
         return random.uniform(0, min(self.options.max_backoff, longest))  # noqa: S311
 
     def _log(self, failures: Iterable[Exception]) -> None:
@@ -370,10 +369,42 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
     return [state.inbox for state in states if state.inbox]
 
 
-def message_key(source: str, bulk_id: str | None, message: MessageReport) -> str:
-    """What makes two reports the same: source, bulk, message, ``to``, status and done date."""
-    done = message.done_date.timestamp() if message.done_date else None
-    return _digest(source, bulk_id, message.message_id, message.to, message.status.name, done)
+def _by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
+    """The messages by what makes two reports the same.
+
+    That is source, bulk, message, ``to``, status and done date. Where the URL rule has variables,
+    they are part of the source: two tenants have nothing in common.
+    """
+    origin = (*_origin(envelope), report.bulk_id)
+    return {
+        _digest(
+            *origin,
+            message.message_id,
+            message.to,
+            message.status.name,
+            message.done_date.timestamp() if message.done_date else None,
+        ): message
+        for message in report.messages
+    }
+
+
+def _entries(
+    envelope: Envelope, report: DeliveryReport, invalid: Iterable[InvalidDetail]
+) -> list[store.Entry]:
+    origin = (*_origin(envelope), report.bulk_id)
+    return [
+        store.Entry(
+            key=_digest(*origin, json.dumps(one.payload, default=str, sort_keys=True)),
+            position=one.index,
+            error={"errors": one.errors},
+        )
+        for one in invalid
+    ]
+
+
+def _origin(envelope: Envelope) -> tuple[str, ...]:
+    variables = sorted(envelope.url_variables.items())
+    return (envelope.source, json.dumps(variables)) if variables else (envelope.source,)
 
 
 def _digest(*parts: str | float | None) -> str:

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from itertools import islice
 from traceback import format_tb
 from typing import Any
 
+from ..models import DeliveryReport
 from ..models import MessageReport
 
 _ERROR_CHARACTERS = 500
+_MAX_VALUES = 1000
+
+# One-time passwords and phone numbers, however they are grouped, and numbers of unknown members.
+_DIGITS = re.compile(r"\d(?:[ .-]?\d){3,}")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
-def describe(failures: Iterable[Exception], message: MessageReport | None) -> str:
+def describe(
+    failures: Iterable[Exception], message: MessageReport | None, report: DeliveryReport
+) -> str:
     """The types and messages of errors, masked, short and fit for a database."""
-    text = "; ".join(f"{type(error).__name__}: {error}" for error in failures)
-    return re.sub("[\0\ud800-\udfff]", "?", mask(text, message))[:_ERROR_CHARACTERS]
+    text = "; ".join(f"{type(error).__name__}: {_message(error)}" for error in failures)
+    return _UNSTORABLE.sub("?", mask(text[:10_000], message, report))[:_ERROR_CHARACTERS]
+
+
+def mask(text: str, message: MessageReport | None, report: DeliveryReport) -> str:
+    """A text with ``***`` for what it repeats of a message."""
+    said: list[Any] = [report.url_params, report.extra]
+    if message is not None:
+        said += (message.to, message.sender, message.text, message.callback_data, message.extra)
+        said += (message.status.description, message.status.extra)
+    found = set(islice(_strings(said), _MAX_VALUES))
+    for value in sorted(found, key=len, reverse=True):
+        for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1]):
+            text = text.replace(form, "***")
+    return _DIGITS.sub("***", text)
 
 
 def trace(error: Exception) -> str:
@@ -25,27 +48,21 @@ def trace(error: Exception) -> str:
     return "".join([*format_tb(error.__traceback__), type(error).__name__])
 
 
-def mask(text: str, message: MessageReport | None) -> str:
-    """A text with ``***`` for what it repeats of a message."""
-    if message is None:
-        return text
-    values = (message.to, message.text, message.callback_data, message.status.description)
-    found = {value for value in (*values, *_strings(message.extra)) if value}
-    if message.to and len(message.to) >= 8:
-        found.add(message.to[-8:])  # as in a number that is written without its country code
-    if not found:
-        return text
-    longest_first = sorted(found, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), "***", text)
+def _message(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(without a message)"
 
 
 def _strings(value: Any) -> Iterator[str]:
     match value:
+        case "":
+            return
         case str():
             yield value
         case Mapping():
-            for item in value.values():
-                yield from _strings(item)
+            yield from _strings(list(value.values()))
         case list():
             for item in value:
                 yield from _strings(item)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Select
 from sqlalchemy import Table
@@ -17,6 +20,7 @@ from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import insert
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql
@@ -27,8 +31,13 @@ from .tables import DEAD
 from .tables import DONE
 from .tables import PENDING
 from .tables import callbacks
+from .tables import is_claimed
+from .tables import is_pending
+from .tables import is_waiting
 from .tables import messages
 from .tables import quarantine
+
+_logger = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 1024  # what a quarantined callback takes besides its body, roughly
 
@@ -40,7 +49,8 @@ class Claimed:
     id: int
     callback_id: int
     key: str
-    attempts: int
+    attempt: int
+    """Which one this is, counted from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,8 @@ def insert_callback(connection: Connection, envelope: Envelope, now: float) -> i
         source=envelope.source,
         # A database takes no NUL in a text.
         content_type=envelope.content_type.replace("\0", ""),
-        url_params=json.dumps(dict(envelope.url_params)),
+        url_variables=json.dumps(dict(envelope.url_variables)),
+        query=json.dumps(dict(envelope.query)),
         body=envelope.body,
         received_at=now,
     )
@@ -104,7 +115,8 @@ def insert_quarantine(
             "error": json.dumps(entry.error, default=str),
             "quarantined_at": now,
         }
-        for entry in entries
+        # In one order, as above.
+        for entry in sorted(entries, key=lambda entry: entry.key)
     ]
     if not rows:
         return 0
@@ -131,8 +143,10 @@ def bound_quarantine(connection: Connection, source: str, oldest: float, limit: 
         excess -= bytes_
         if excess <= 0:
             break
-    connection.execute(delete(quarantine).where(quarantine.c.callback_id.in_(dropped)))
+    for ids in _chunks(dropped):
+        connection.execute(delete(quarantine).where(quarantine.c.callback_id.in_(ids)))
     delete_orphans(connection, dropped)
+    _logger.warning("%s: quarantine is full; %d of its oldest dropped", source, len(dropped))
 
 
 def claim(
@@ -143,40 +157,64 @@ def claim(
     now: float,
     until: float,
     limit: int,
-    max_attempts: int,
     ids: Sequence[int] | None = None,
 ) -> list[Claimed]:
     """Claim messages that are due, the longest due ones first.
 
     Any number of workers can do so at once: PostgreSQL's skip each other's rows, SQLite's wait for
-    each other. A message whose claim was not finished by the end of its lease is due again.
+    each other.
 
     :param token: what tells this claim from others.
     :param until: the end of the lease.
     :param ids: claim only these.
     """
-    due = (messages.c.source == source, messages.c.state == PENDING, messages.c.due_at <= now)
-    # Claimed as often as it may be, and never finished: it takes its workers with it.
-    exhausted = update(messages).where(*due, messages.c.attempts >= max_attempts)
+    chosen = select(messages.c.id).where(messages.c.source == source, messages.c.due_at <= now)
+    if ids is not None:
+        chosen = chosen.where(messages.c.id.in_(ids))
+    in_order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
+    chosen = chosen.where(is_waiting).order_by(*in_order).limit(limit)
+    return _claim(connection, chosen, {"claim": token, "due_at": until}, begun=0)
+
+
+def claim_unfinished(
+    connection: Connection,
+    source: str,
+    *,
+    token: str,
+    now: float,
+    until: float,
+    max_attempts: int,
+    ids: Sequence[int] | None = None,
+) -> list[Claimed]:
+    """Claim one message whose last claim was not finished by the end of its lease.
+
+    Which message of a claim took its worker with it is not known. So they are tried again one by
+    one, and one that was tried alone often enough is dead.
+    """
+    left = [messages.c.source == source, messages.c.due_at <= now, is_claimed]
+    if ids is not None:
+        left.append(messages.c.id.in_(ids))
+    exhausted = update(messages).where(*left, messages.c.attempts >= max_attempts)
     connection.execute(
         exhausted.values(
             state=DEAD, claim=None, finished_at=now, error="its last worker did not finish it"
         )
     )
-    chosen = select(messages.c.id).where(*due)
-    if ids is not None:
-        chosen = chosen.where(messages.c.id.in_(ids))
+    chosen = select(messages.c.id).where(*left).order_by(messages.c.due_at).limit(1)
+    attempted = messages.c.attempts + 1
+    values = {"claim": token, "due_at": until, "attempts": attempted}
+    return _claim(connection, chosen, values, begun=1)
+
+
+def _claim(
+    connection: Connection, chosen: Select[tuple[int]], values: Mapping[str, Any], *, begun: int
+) -> list[Claimed]:
     # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
-    rows = (
-        chosen.order_by(messages.c.due_at, messages.c.callback_id, messages.c.position)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
+    rows = chosen.with_for_update(skip_locked=True).cte("due")
     claimed = connection.execute(
         update(messages)
         .where(messages.c.id.in_(select(rows.c.id)))
-        .values(claim=token, due_at=until, attempts=messages.c.attempts + 1)
+        .values(values)
         .returning(
             messages.c.id,
             messages.c.callback_id,
@@ -186,7 +224,7 @@ def claim(
         )
     )
     in_order = sorted(claimed, key=lambda row: (row.callback_id, row.position))
-    return [Claimed(row.id, row.callback_id, row.key, row.attempts) for row in in_order]
+    return [Claimed(row.id, row.callback_id, row.key, row.attempts + 1 - begun) for row in in_order]
 
 
 def finish(connection: Connection, id: int, token: str, **values: Any) -> bool:
@@ -206,19 +244,23 @@ def renew(connection: Connection, ids: Sequence[int], token: str, until: float) 
 def release(connection: Connection, ids: Sequence[int], token: str, now: float) -> None:
     """Give back messages that were claimed and not begun."""
     ours = and_(messages.c.id.in_(ids), messages.c.claim == token)
-    connection.execute(
-        update(messages)
-        .where(ours)
-        .values(claim=None, due_at=now, attempts=messages.c.attempts - 1)
-    )
+    connection.execute(update(messages).where(ours).values(claim=None, due_at=now))
 
 
-def due_ids(connection: Connection, source: str, now: float, limit: int) -> list[int]:
-    """The messages that wait for a claim."""
-    due = (messages.c.source == source, messages.c.state == PENDING, messages.c.due_at <= now)
+def due_ids(
+    connection: Connection, source: str, now: float, limit: int, *, unfinished: bool
+) -> list[int]:
+    """The messages that wait for a claim, or those whose claim was not finished."""
+    due = (messages.c.source == source, messages.c.due_at <= now)
     in_order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
-    return list(
-        connection.scalars(select(messages.c.id).where(*due).order_by(*in_order).limit(limit))
+    chosen = select(messages.c.id).where(*due, is_claimed if unfinished else is_waiting)
+    return list(connection.scalars(chosen.order_by(*in_order).limit(limit)))
+
+
+def lock_callback(connection: Connection, callback_id: int) -> None:
+    """Wait for whoever else works on a callback's messages."""
+    connection.execute(
+        select(callbacks.c.id).where(callbacks.c.id == callback_id).with_for_update()
     )
 
 
@@ -228,7 +270,8 @@ def envelope(connection: Connection, callback_id: int) -> Envelope:
     return Envelope(
         source=row.source,
         content_type=row.content_type,
-        url_params=json.loads(row.url_params),
+        url_variables=json.loads(row.url_variables),
+        query=json.loads(row.query),
         body=bytes(row.body),
     )
 
@@ -261,10 +304,14 @@ def purge(connection: Connection, source: str, state: str, before: float, limit:
 
 def delete_orphans(connection: Connection, callback_ids: Iterable[int]) -> None:
     """Delete those callbacks of which neither a message nor a quarantined detail is left."""
-    tables = (messages, quarantine)
-    used = (exists().where(table.c.callback_id == callbacks.c.id) for table in tables)
-    orphans = (callbacks.c.id.in_(set(callback_ids)), *(~one for one in used))
-    connection.execute(delete(callbacks).where(*orphans))
+    for ids in _chunks(list(set(callback_ids))):
+        connection.execute(delete(callbacks).where(callbacks.c.id.in_(ids), ~_in_use()))
+
+
+def sweep_orphans(connection: Connection, source: str, before: float) -> None:
+    """Delete the callbacks that two purges at once have left."""
+    old = (callbacks.c.source == source, callbacks.c.received_at < before)
+    connection.execute(delete(callbacks).where(*old, ~_in_use()))
 
 
 def counts(connection: Connection, source: str) -> dict[str, int]:
@@ -280,7 +327,7 @@ def counts(connection: Connection, source: str) -> dict[str, int]:
 
 def oldest_pending(connection: Connection, source: str) -> float | None:
     """When the callback of the oldest pending message came."""
-    pending = (messages.c.source == source, messages.c.state == PENDING)
+    pending = (messages.c.source == source, is_pending)
     joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
     oldest = select(func.min(callbacks.c.received_at)).select_from(joined).where(*pending)
     received_at: float | None = connection.scalar(oldest)
@@ -324,6 +371,17 @@ def purge_quarantine(connection: Connection, source: str, before: float) -> int:
     callback_ids = list(connection.scalars(gone))
     delete_orphans(connection, callback_ids)
     return len(callback_ids)
+
+
+def _in_use() -> ColumnElement[bool]:
+    tables = (messages, quarantine)
+    return or_(*(exists().where(table.c.callback_id == callbacks.c.id) for table in tables))
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """A statement takes only so many parameters."""
+    for start in range(0, len(ids), 1000):
+        yield ids[start : start + 1000]
 
 
 def _ids_of(callback_id: int) -> Select[tuple[int]]:

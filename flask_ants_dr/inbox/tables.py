@@ -12,6 +12,7 @@ from sqlalchemy import LargeBinary
 from sqlalchemy import MetaData
 from sqlalchemy import Table
 from sqlalchemy import Text
+from sqlalchemy import literal_column
 
 PENDING = "pending"
 DONE = "done"
@@ -21,15 +22,16 @@ metadata = MetaData()
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
-#: What came, as it came: messages are read from it again when they are dispatched, so that what is
-#: stored depends on no version of a schema. Times are seconds since 1970.
+#: What came, as it came: messages are read from it again when they are dispatched. Times are seconds
+#: since 1970.
 callbacks = Table(
     "ants_dr_callbacks",
     metadata,
     Column("id", _Id, primary_key=True),
     Column("source", Text, nullable=False),
     Column("content_type", Text, nullable=False),
-    Column("url_params", Text, nullable=False),  # JSON
+    Column("url_variables", Text, nullable=False),  # JSON
+    Column("query", Text, nullable=False),  # JSON
     Column("body", LargeBinary, nullable=False),
     Column("received_at", Float(53), nullable=False),
 )
@@ -45,32 +47,31 @@ messages = Table(
     Column("position", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    # A pending message can be claimed from here on. A claim moves it to the end of its lease.
+    # A pending message can be claimed from here on. A claim moves it to the end of its lease, so
+    # one that is due and has a claim was left unfinished.
     Column("due_at", Float(53), nullable=False),
     Column("claim", Text),
     Column("error", Text),
     Column("finished_at", Float(53)),
 )
 
-_pending = messages.c.state == PENDING
-Index(
-    "ix_ants_dr_messages_due",
-    messages.c.source,
-    messages.c.due_at,
-    messages.c.callback_id,
-    messages.c.position,
-    postgresql_where=_pending,
-    sqlite_where=_pending,
-)
-_finished = messages.c.state != PENDING
-Index(
-    "ix_ants_dr_messages_finished",
-    messages.c.source,
-    messages.c.state,
-    messages.c.finished_at,
-    postgresql_where=_finished,
-    sqlite_where=_finished,
-)
+# Literals, and no parameters, so that a database sees that the partial indexes below apply.
+is_pending = messages.c.state == literal_column(f"'{PENDING}'")
+is_waiting = is_pending & messages.c.claim.is_(None)
+is_claimed = is_pending & messages.c.claim.is_not(None)
+is_finished = messages.c.state != literal_column(f"'{PENDING}'")
+
+for _name, _where, _columns in (
+    ("waiting", is_waiting, ("source", "due_at", "callback_id", "position")),
+    ("claimed", is_claimed, ("source", "due_at")),
+    ("finished", is_finished, ("source", "state", "finished_at")),
+):
+    Index(
+        f"ix_ants_dr_messages_{_name}",
+        *(messages.c[column] for column in _columns),
+        postgresql_where=_where,
+        sqlite_where=_where,
+    )
 
 #: What could not be decoded or validated: a whole callback, or one of its details.
 quarantine = Table(

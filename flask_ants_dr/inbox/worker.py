@@ -6,7 +6,9 @@ import logging
 import random
 from collections.abc import Callable
 from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from threading import Event
 
 from ..errors import InboxUnavailable
@@ -35,13 +37,14 @@ def work(
 
     def drain() -> None:
         while not stop.is_set():
-            try:
-                count = sum(inbox.take(stop=stop.is_set) for inbox in inboxes)
-            except InboxUnavailable:
-                if once:
-                    raise
-                _logger.warning("the database failed; trying again")
-                count = 0
+            count = 0
+            for inbox in inboxes:
+                try:
+                    count += inbox.take(stop=stop.is_set)
+                except InboxUnavailable:
+                    if once:
+                        raise
+                    _logger.warning("%s: the database failed; trying again", inbox.source)
             done(count)
             if not count:
                 if once:
@@ -49,5 +52,8 @@ def work(
                 stop.wait(poll * random.uniform(0.5, 1.5))  # noqa: S311
 
     with ThreadPoolExecutor(concurrency, thread_name_prefix="ants-dr") as threads:
-        for result in [threads.submit(drain) for _ in range(concurrency)]:
+        drains = [threads.submit(drain) for _ in range(concurrency)]
+        finished, _ = wait(drains, return_when=FIRST_EXCEPTION)
+        stop.set()
+        for result in finished:
             result.result()
