@@ -201,7 +201,9 @@ class BoundInbox:
         entries = _entries(envelope, report, invalid)
         with self.database.begin() as connection:
             store.lock_callback(connection, callback_id)
-            ids = self._insert(connection, callback_id, messages, token, now)
+            before = store.stored_messages(connection, callback_id)
+            stored = self._insert(connection, callback_id, messages, token, now)
+            ids = {key: id for key, id in stored.items() if key not in before}
             store.delete_quarantine(connection, callback_id, {one.position for one in entries})
             self._keep(connection, callback_id, entries, now)
             store.delete_orphans(connection, [callback_id])
@@ -211,18 +213,14 @@ class BoundInbox:
         return len(ids)
 
     def _insert(
-        self,
-        connection: Connection,
-        callback_id: int,
-        keys: Iterable[str],
-        token: str,
-        now: float,
+        self, connection: Connection, callback_id: int, keys: Iterable[str], token: str, now: float
     ) -> dict[str, int]:
-        """Store new messages: with eager dispatch they are this request's claim already."""
+        """Store messages: with eager dispatch they are this request's claim already."""
         claim: dict[str, Any] = {"claim": None, "due_at": now, "attempts": 0}
         if self.options.eager:
             claim |= {"claim": token, "due_at": now + self.options.lease}
-        return store.insert_messages(connection, callback_id, self.source, list(keys), **claim)
+        store.insert_messages(connection, callback_id, self.source, keys, **claim)
+        return store.stored_messages(connection, callback_id)
 
     def _keep(
         self, connection: Connection, callback_id: int, entries: Iterable[store.Entry], now: float

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement
@@ -84,22 +85,21 @@ def delete_callback(connection: Connection, callback_id: int) -> None:
 
 
 def insert_messages(
-    connection: Connection, callback_id: int, source: str, keys: Sequence[str], **values: Any
-) -> dict[str, int]:
-    """Store those messages of a callback that are new, and return their ids by their keys."""
-    before = set(connection.scalars(_ids_of(callback_id)))
+    connection: Connection, callback_id: int, source: str, keys: Iterable[str], **values: Any
+) -> None:
+    """Store those messages of a callback that are new."""
     values |= {"callback_id": callback_id, "source": source, "state": PENDING}
     # In one order, so that two callbacks with the same messages do not wait for each other.
     in_order = sorted((key, position) for position, key in enumerate(keys))
-    rows = [{"key": key, "position": position} | values for key, position in in_order]
-    if rows:
-        connection.execute(_insert_new(connection, messages), rows)
-    stored = connection.execute(
-        select(messages.c.key, messages.c.id)
-        .where(messages.c.callback_id == callback_id)
-        .order_by(messages.c.position)
-    )
-    return {key: id for key, id in stored if id not in before}
+    if in_order:
+        rows = [{"key": key, "position": position} | values for key, position in in_order]
+        _insert_new(connection, messages, rows)
+
+
+def stored_messages(connection: Connection, callback_id: int) -> dict[str, int]:
+    """The ids of a callback's messages by their keys: of a new callback, what it brought."""
+    chosen = select(messages.c.key, messages.c.id).where(messages.c.callback_id == callback_id)
+    return {row[0]: row[1] for row in connection.execute(chosen.order_by(messages.c.position))}
 
 
 def insert_quarantine(
@@ -122,7 +122,7 @@ def insert_quarantine(
         return 0
     count = select(func.count()).where(quarantine.c.callback_id == callback_id)
     before = connection.scalar(count) or 0
-    connection.execute(_insert_new(connection, quarantine), rows)
+    _insert_new(connection, quarantine, rows)
     return (connection.scalar(count) or 0) - before
 
 
@@ -384,11 +384,14 @@ def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
         yield ids[start : start + 1000]
 
 
-def _ids_of(callback_id: int) -> Select[tuple[int]]:
-    return select(messages.c.id).where(messages.c.callback_id == callback_id)
-
-
-def _insert_new(connection: Connection, table: Table) -> Any:
-    """An insert that passes over rows whose key is there."""
+def _insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows whose key is not there."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
+    insertion = dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
+    compiled = insertion.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    # Straight to the driver: SQLAlchemy's look at each value, of which none needs converting, takes
+    # as long as the database does.
+    parameters: Any = rows
+    if compiled.positiontup:
+        parameters = list(map(itemgetter(*compiled.positiontup), rows))
+    connection.exec_driver_sql(str(compiled), parameters)
