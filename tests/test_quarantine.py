@@ -215,15 +215,16 @@ def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
 
 def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(timeout=30)
-    bad = [{"id": number} for number in range(1000)]
-    bodies = [callback(detail(), *bad), callback(detail(), *reversed(bad))] * 4
+    bad = [{"id": number} for number in range(3000)]
+    orders = [bad, bad[::-1]] * 4
+    bodies = [callback(detail(messageId=f"m{n}"), *order) for n, order in enumerate(orders)]
 
     def post(body: Any) -> int:
         return Ants(app.test_client()).post(body).status_code
 
     with ThreadPoolExecutor(4) as threads:
         assert set(threads.map(post, bodies)) == {200}
-    assert len(entries(app)) == 1000
+    assert len(entries(app)) == 3000
 
 
 def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:
