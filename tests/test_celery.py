@@ -142,9 +142,7 @@ def test_only_identifiers_go_to_the_broker(host: Flask, port: int, tmp_path: Pat
 
 def test_a_broker_that_is_down(host: Flask, port: int, tmp_path: Path) -> None:
     """The request answers 200 all the same, and a periodic sweep takes it up."""
-    started = time.monotonic()
     assert Ants(host.test_client()).post(many(20)).status_code == 200
-    assert time.monotonic() - started < 10
     assert counts(host) == {"pending": 20, "done": 0, "dead": 0}
     with ExitStack() as stack:
         stack.enter_context(redis(port, tmp_path))
