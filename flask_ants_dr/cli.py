@@ -39,7 +39,6 @@ older_than = click.option(
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PURGED_TOGETHER = 1000
 _LARGEST_ID = 2**63 - 1
-_HOUR = 3600
 
 
 def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,11 +106,11 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
     def count(done: int) -> None:
         nonlocal total
         total += done
-        if done and sys.stderr.isatty():
-            click.echo(f"\r{total} messages dispatched", nl=False, err=True)
+        if done:
+            _progress(f"{total} messages dispatched")
 
     worker.work(inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count)
-    click.echo(f"{_start_of_line()}{total} messages dispatched", err=True)
+    _progress(f"{total} messages dispatched", last=True)
 
 
 @cli.command()
@@ -212,11 +211,10 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
             with inbox.database.begin() as connection:
                 count = store.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
             total += count
-            if sys.stderr.isatty():
-                click.echo(f"\r{total} messages purged", nl=False, err=True)
+            _progress(f"{total} messages purged")
         with inbox.database.begin() as connection:
-            store.sweep_orphans(connection, inbox.source, time.time() - _HOUR)
-    click.echo(f"{_start_of_line()}{total} messages purged", err=True)
+            store.sweep_orphans(connection, inbox.source, time.time() - _UNITS["h"])
+    _progress(f"{total} messages purged", last=True)
 
 
 @quarantine.command("list")
@@ -309,8 +307,11 @@ def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     click.echo(f"{count} entries purged")
 
 
-def _start_of_line() -> str:
-    return "\r" if sys.stderr.isatty() else ""
+def _progress(text: str, *, last: bool = False) -> None:
+    """A line that grows on a terminal; elsewhere only its last state is written."""
+    on_terminal = sys.stderr.isatty()
+    if on_terminal or last:
+        click.echo(("\r" if on_terminal else "") + text, nl=last, err=True)
 
 
 def _check_selection(ids: Iterable[int], all_: bool) -> None:

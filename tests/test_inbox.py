@@ -752,6 +752,15 @@ def test_a_claim_that_ended_cannot_be_finished(make_inbox_app: MakeApp) -> None:
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
 
+def test_a_lease_of_more_messages_than_a_statement_takes_parameters(
+    make_inbox_app: MakeApp,
+) -> None:
+    app = make_inbox_app()
+    ids = range(1, 70_000)
+    with bound_inbox(app).database.begin() as connection:
+        assert store.renew(connection, ids, "nobody's", 1.0) == set()
+
+
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     url = f"sqlite:///{tmp_path}/file/inbox.sqlite3"

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Select
 from sqlalchemy import Table
+from sqlalchemy import Update
 from sqlalchemy import and_
 from sqlalchemy import delete
 from sqlalchemy import exists
@@ -168,11 +169,7 @@ def claim(
     :param until: the end of the lease.
     :param ids: claim only these.
     """
-    chosen = select(messages.c.id).where(messages.c.source == source, messages.c.due_at <= now)
-    if ids is not None:
-        chosen = chosen.where(messages.c.id.in_(ids))
-    in_order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
-    chosen = chosen.where(is_waiting).order_by(*in_order).limit(limit)
+    chosen = _in_order(_due(source, now, ids), is_waiting, limit)
     return _claim(connection, chosen, {"claim": token, "due_at": until}, begun=0)
 
 
@@ -191,19 +188,28 @@ def claim_unfinished(
     Which message of a claim took its worker with it is not known. So they are tried again one by
     one, and one that was tried alone often enough is dead.
     """
-    left = [messages.c.source == source, messages.c.due_at <= now, is_claimed]
-    if ids is not None:
-        left.append(messages.c.id.in_(ids))
-    exhausted = update(messages).where(*left, messages.c.attempts >= max_attempts)
+    due = _due(source, now, ids)
+    exhausted = update(messages).where(due, is_claimed, messages.c.attempts >= max_attempts)
     connection.execute(
         exhausted.values(
             state=DEAD, claim=None, finished_at=now, error="its last worker did not finish it"
         )
     )
-    chosen = select(messages.c.id).where(*left).order_by(messages.c.due_at).limit(1)
     attempted = messages.c.attempts + 1
     values = {"claim": token, "due_at": until, "attempts": attempted}
-    return _claim(connection, chosen, values, begun=1)
+    return _claim(connection, _in_order(due, is_claimed, 1), values, begun=1)
+
+
+def _due(source: str, now: float, ids: Sequence[int] | None = None) -> ColumnElement[bool]:
+    due = and_(messages.c.source == source, messages.c.due_at <= now)
+    return due if ids is None else due & messages.c.id.in_(ids)
+
+
+def _in_order(
+    due: ColumnElement[bool], kind: ColumnElement[bool], limit: int
+) -> Select[tuple[int]]:
+    order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
+    return select(messages.c.id).where(due, kind).order_by(*order).limit(limit)
 
 
 def _claim(
@@ -229,32 +235,35 @@ def _claim(
 
 def finish(connection: Connection, id: int, token: str, **values: Any) -> bool:
     """End a claim; ``False`` where its lease had ended and the message is another's by now."""
-    ours = and_(messages.c.id == id, messages.c.claim == token)
-    result = connection.execute(update(messages).where(ours).values(claim=None, **values))
+    result = connection.execute(_of_claim([id], token).values(claim=None, **values))
     return bool(result.rowcount)
 
 
 def renew(connection: Connection, ids: Sequence[int], token: str, until: float) -> set[int]:
     """Move the end of a lease, and return the messages that are still under it."""
-    ours = and_(messages.c.id.in_(ids), messages.c.claim == token)
-    renewed = update(messages).where(ours).values(due_at=until).returning(messages.c.id)
-    return set(connection.scalars(renewed))
+    ours: set[int] = set()
+    for some in _chunks(ids):
+        renewed = _of_claim(some, token).values(due_at=until).returning(messages.c.id)
+        ours.update(connection.scalars(renewed))
+    return ours
 
 
 def release(connection: Connection, ids: Sequence[int], token: str, now: float) -> None:
     """Give back messages that were claimed and not begun."""
-    ours = and_(messages.c.id.in_(ids), messages.c.claim == token)
-    connection.execute(update(messages).where(ours).values(claim=None, due_at=now))
+    connection.execute(_of_claim(ids, token).values(claim=None, due_at=now))
+
+
+def _of_claim(ids: Sequence[int], token: str) -> Update:
+    """Whatever becomes of a message becomes of it only while the claim is still its own."""
+    return update(messages).where(messages.c.id.in_(ids), messages.c.claim == token)
 
 
 def due_ids(
     connection: Connection, source: str, now: float, limit: int, *, unfinished: bool
 ) -> list[int]:
     """The messages that wait for a claim, or those whose claim was not finished."""
-    due = (messages.c.source == source, messages.c.due_at <= now)
-    in_order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
-    chosen = select(messages.c.id).where(*due, is_claimed if unfinished else is_waiting)
-    return list(connection.scalars(chosen.order_by(*in_order).limit(limit)))
+    kind = is_claimed if unfinished else is_waiting
+    return list(connection.scalars(_in_order(_due(source, now), kind, limit)))
 
 
 def lock_callback(connection: Connection, callback_id: int) -> None:
