@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
@@ -18,11 +20,13 @@ from flask import current_app
 from flask import request
 from flask import url_for
 from flask.blueprints import BlueprintSetupState
+from marshmallow.fields import Field
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from .auth import BasicAuth
 from .auth import is_known
+from .compiled import compile_details
 from .config import Settings
 from .config import read_settings
 from .decoding import decode
@@ -36,6 +40,7 @@ from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
 from .schemas import MAX_ERRORS
+from .schemas import NewLoad
 from .schemas import ReportSchema
 from .schemas import validate
 
@@ -53,8 +58,8 @@ _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
 class _State:
     """What one blueprint has made of the configuration of one application."""
 
+    read: Callable[[Envelope], tuple[DeliveryReport, list[InvalidDetail]]]
     settings: Settings
-    schema: ReportSchema
     inbox: BoundInbox | None
 
 
@@ -140,10 +145,10 @@ class DeliveryReportBlueprint(Blueprint):
         )
         schema = self._schema(timezone=settings.timezone)
         name = f"{setup.name_prefix}.{setup.name}".lstrip(".")
-        read = partial(_read, settings, schema)
+        read = partial(_read, settings, schema, compile_details(schema))
         key = f"{self.config_prefix}_INBOX_URL"
         inbox = self._inbox.bind(cast(Flask, setup.app), name, key, read) if self._inbox else None
-        state = _State(settings, schema, inbox)
+        state = _State(read, settings, inbox)
         setup.app.extensions.setdefault("ants_dr", {})[name] = state
 
     def _callback(self, **url_variables: Any) -> Response:
@@ -167,7 +172,7 @@ class DeliveryReportBlueprint(Blueprint):
             body=_read_body(state.settings.max_content_length),
         )
         try:
-            report, invalid = _read(state.settings, state.schema, envelope)
+            report, invalid = state.read(envelope)
         except Exception as error:  # a host's schema can raise anything
             if state.inbox and envelope.body:
                 state.inbox.quarantine(envelope, error)
@@ -194,11 +199,16 @@ class DeliveryReportBlueprint(Blueprint):
 
 
 def _read(
-    settings: Settings, schema: ReportSchema, envelope: Envelope
+    settings: Settings,
+    schema: ReportSchema,
+    compiled: Mapping[Field[Any], NewLoad],
+    envelope: Envelope,
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Decode and validate."""
     payload = decode(envelope.body, envelope.content_type)
-    report, invalid = validate(schema, payload, max_messages=settings.max_messages)
+    report, invalid = validate(
+        schema, payload, max_messages=settings.max_messages, compiled=compiled
+    )
     report = replace(report, source=envelope.source, url_params=envelope.url_params)
     return report, invalid
 
