@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
@@ -15,21 +14,21 @@ from typing import cast
 
 from flask import Blueprint
 from flask import Flask
+from flask import Request
 from flask import Response
 from flask import current_app
 from flask import request
 from flask import url_for
 from flask.blueprints import BlueprintSetupState
-from marshmallow.fields import Field
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from .auth import BasicAuth
 from .auth import is_known
-from .compiled import compile_details
+from .compiled import CompiledSchema
 from .config import Settings
 from .config import read_settings
-from .decoding import decode
+from .decoding import parse
 from .dispatch import dispatch_rejection
 from .dispatch import dispatch_report
 from .errors import CallbackError
@@ -40,9 +39,7 @@ from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
 from .schemas import MAX_ERRORS
-from .schemas import NewLoad
 from .schemas import ReportSchema
-from .schemas import validate
 
 if TYPE_CHECKING:
     from .inbox import Inbox
@@ -145,7 +142,8 @@ class DeliveryReportBlueprint(Blueprint):
         )
         schema = self._schema(timezone=settings.timezone)
         name = f"{setup.name_prefix}.{setup.name}".lstrip(".")
-        read = partial(_read, settings, schema, compile_details(schema))
+        compiled = CompiledSchema(schema, max_messages=settings.max_messages)
+        read = partial(_read, compiled)
         key = f"{self.config_prefix}_INBOX_URL"
         inbox = self._inbox.bind(cast(Flask, setup.app), name, key, read) if self._inbox else None
         state = _State(read, settings, inbox)
@@ -159,17 +157,19 @@ class DeliveryReportBlueprint(Blueprint):
             source = _source()
             _logger.warning("%s: callback refused with %d: %s", source, error.status, error)
             dispatch_rejection(_app(), error, source)
-            return _problem(error)
+            return _problem(_app(), error)
         return response
 
     def _receive(self) -> Response:
-        state = _state()
+        app, callback = _app(), _request()
+        source = cast(str, callback.blueprint)
+        state = _state(app, source)
         envelope = Envelope(
-            source=_source(),
-            content_type=request.headers.get("Content-Type", ""),
-            url_variables={name: str(value) for name, value in (request.view_args or {}).items()},
-            query=request.args.to_dict(),
-            body=_read_body(state.settings.max_content_length),
+            source=source,
+            content_type=callback.headers.get("Content-Type", ""),
+            url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
+            query=callback.args.to_dict(),
+            body=_read_body(callback, state.settings.max_content_length),
         )
         try:
             report, invalid = state.read(envelope)
@@ -179,15 +179,15 @@ class DeliveryReportBlueprint(Blueprint):
             raise
         if invalid:
             total = len(report.messages) + len(invalid)
-            _logger.warning("%s: %d of %d messages refused", report.source, len(invalid), total)
+            _logger.warning("%s: %d of %d messages refused", source, len(invalid), total)
         if state.inbox:
             state.inbox.accept(envelope, report, invalid)
         else:
-            dispatch_report(_app(), report, invalid)
-        return _answer(len(report.messages), invalid)
+            dispatch_report(app, report, invalid)
+        return _answer(app, len(report.messages), invalid)
 
     def _verify_password(self, username: str, password: str) -> bool:
-        settings = _state().settings
+        settings = _state(_app(), _source()).settings
         return not settings.auth_required or is_known(username, password, settings.credentials)
 
     def _refuse(self, status: int) -> Response:
@@ -199,16 +199,10 @@ class DeliveryReportBlueprint(Blueprint):
 
 
 def _read(
-    settings: Settings,
-    schema: ReportSchema,
-    compiled: Mapping[Field[Any], NewLoad],
-    envelope: Envelope,
+    compiled: CompiledSchema, envelope: Envelope
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Decode and validate."""
-    payload = decode(envelope.body, envelope.content_type)
-    report, invalid = validate(
-        schema, payload, max_messages=settings.max_messages, compiled=compiled
-    )
+    report, invalid = compiled.validate(parse(envelope.body, envelope.content_type))
     report = replace(report, source=envelope.source, url_params=envelope.url_params)
     return report, invalid
 
@@ -217,21 +211,25 @@ def _app() -> Flask:
     return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
 
 
+def _request() -> Request:
+    return request._get_current_object()  # type: ignore[attr-defined,no-any-return]
+
+
 def _source() -> str:
     """The name that the blueprint of this request is registered under."""
     return cast(str, request.blueprint)
 
 
-def _state() -> _State:
-    state: _State = current_app.extensions["ants_dr"][_source()]
+def _state(app: Flask, source: str) -> _State:
+    state: _State = app.extensions["ants_dr"][source]
     return state
 
 
-def _read_body(limit: int) -> bytes:
+def _read_body(callback: Request, limit: int) -> bytes:
     # One more, because Werkzeug cuts off a chunked body at its limit without an error.
-    request.max_content_length = limit + 1
+    callback.max_content_length = limit + 1
     try:
-        body = request.get_data(cache=False)
+        body = callback.get_data(cache=False)
     except RequestEntityTooLarge:
         body = None
     except ClientDisconnected:
@@ -241,25 +239,27 @@ def _read_body(limit: int) -> bytes:
     return body
 
 
-def _answer(accepted: int, invalid: list[InvalidDetail]) -> Response:
+def _answer(app: Flask, accepted: int, invalid: list[InvalidDetail]) -> Response:
     body: dict[str, Any] = {"accepted": accepted, "rejected": len(invalid)}
     if invalid:
         body["errors"] = {detail.index: detail.errors for detail in invalid[:MAX_ERRORS]}
-    return _json(body, 200, "application/json")
+    return _json(app, body, 200, "application/json")
 
 
-def _problem(error: CallbackError) -> Response:
+def _problem(app: Flask, error: CallbackError) -> Response:
     """The error as RFC 9457 has it."""
     body: dict[str, Any] = {"title": error.title, "status": error.status, "detail": error.detail}
     if error.errors:
         body["errors"] = error.errors
-    response = _json(body, error.status, "application/problem+json")
+    response = _json(app, body, error.status, "application/problem+json")
     response.headers.update(error.headers)
     return response
 
 
-def _json(body: dict[str, Any], status: int, media_type: str) -> Response:
-    # Not by the host's JSON provider, which may take no integers for keys: marshmallow's errors have
-    # them. A message can be a lazily translated string.
-    text = json.dumps(body, default=str)
-    return current_app.response_class(text, status, mimetype=media_type)
+# Not the host's JSON provider, which may take no integers for keys: marshmallow's errors have them. A
+# message can be a lazily translated string.
+_to_json = json.JSONEncoder(default=str).encode
+
+
+def _json(app: Flask, body: dict[str, Any], status: int, media_type: str) -> Response:
+    return app.response_class(_to_json(body), status, mimetype=media_type)

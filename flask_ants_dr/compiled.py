@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from dataclasses import fields as dataclass_fields
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from datetime import tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,19 +28,27 @@ from marshmallow import Schema
 from marshmallow import missing
 from marshmallow.fields import Field
 
+from .decoding import Payload
+from .models import DeliveryReport
+from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
+from .schemas import BANGKOK
 from .schemas import NOT_EMPTY
 from .schemas import UNSTORABLE
 from .schemas import Credit
 from .schemas import Date
 from .schemas import Details
 from .schemas import Load
-from .schemas import NewLoad
 from .schemas import One
 from .schemas import ReportSchema
 from .schemas import String
 from .schemas import WireSchema
+from .schemas import validate
+
+#: Makes a :data:`Load` for the objects of one callback. It is told whether every string in it is
+#: storable, and whether its structure has been checked.
+NewLoad = Callable[[bool, bool], Load]
 
 # What a subclass can define without changing how it loads: its fields and hooks are looked at.
 _HARMLESS = {
@@ -48,41 +58,80 @@ _HARMLESS = {
     *("__abstractmethods__", "__parameters__", "__orig_bases__"),
 }
 
-# What every third character of a date is, from the fifth on, by the date's length.
-_SEPARATORS = {19: "--T::", **dict.fromkeys(range(21, 30), "--T::.")}
+# What separates minutes, seconds and their fraction, by the length of the date.
+_SEPARATORS = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
 
 _LONGEST_CREDIT = 50
+_KEPT = 1000
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
 
 
-def compile_details(schema: ReportSchema) -> dict[Field[Any], NewLoad]:
-    """Compile what a schema's details are made of, where that can be done."""
-    details = [field for field in schema.load_fields.values() if isinstance(field, Details)]
-    return {field: new_load for field in details if (new_load := compile_schema(field.schema))}
-
-
-def compile_schema(schema: Schema) -> NewLoad | None:
-    """Compile a schema, or return ``None`` if it loads in a way of its own.
+class CompiledSchema:
+    """A schema and what is derived from it.
 
     :param schema: the instance that is in force: its time zone is compiled too.
+    :param max_messages: how many details a callback may have.
     """
+
+    def __init__(self, schema: ReportSchema, *, max_messages: int) -> None:
+        self._schema = schema
+        self._max_messages = max_messages
+        self._new_load = _compile(schema, max_messages)
+        self._new_loads: dict[Field[Any], NewLoad] = {
+            field: _compile(field.schema, max_messages)
+            for field in schema.load_fields.values()
+            if isinstance(field, Details)
+        }
+
+    def validate(self, payload: Payload) -> tuple[DeliveryReport, list[InvalidDetail]]:
+        """Do what :func:`~flask_ants_dr.schemas.validate` does, and look at the structure.
+
+        :raises MalformedBody: the structure is none of a delivery report.
+        """
+        checked = payload.characters is None
+        try:
+            return self._new_load(payload.storable, checked)(payload.value), []
+        except Exception:  # it is not valid from end to end, or not usual
+            payload.check_structure()
+        compiled = {
+            field: new_load(payload.storable, True) for field, new_load in self._new_loads.items()
+        }
+        return validate(
+            self._schema, payload.value, max_messages=self._max_messages, compiled=compiled
+        )
+
+
+def _compile(schema: Schema, max_messages: int) -> NewLoad:
     if not isinstance(schema, WireSchema) or not _loads_as_usual(schema):
-        return None
+        return _not_compiled
+    values = [
+        _value(number, name, field, max_messages)
+        for number, (name, field) in enumerate(schema.load_fields.items())
+    ]
     namespace: dict[str, Any] = {
+        "CONTAINERS": {dict, list},
         "Draft": _Draft,
-        "missing": missing,
         "Model": schema.model,
+        "SEPARATORS": _SEPARATORS,
+        "missing": missing,
+        "parse_date": datetime.fromisoformat,
         "unknown_members": schema.unknown_members,
-        "unstorable": UNSTORABLE.search,
+        "unstorable": _unstorable,
     }
-    for number, (_, _, field) in enumerate(_fields(schema)):
-        namespace[f"deserialize{number}"] = field.deserialize
-        namespace[f"new_convert{number}"] = _converter(field)
-    exec("\n".join(_source(schema, namespace)), namespace)  # noqa: S102  # nothing but the schema's
+    for value in values:
+        namespace |= value.names
+    exec("\n".join(_source(schema.model, values)), namespace)  # noqa: S102  # of our own making
     new_load: NewLoad = namespace["new_load"]
     return new_load
+
+
+def _not_compiled(storable: bool, checked: bool) -> Load:
+    def load(value: Any) -> Any:
+        raise NotImplementedError
+
+    return load
 
 
 def _loads_as_usual(schema: WireSchema) -> bool:
@@ -92,7 +141,7 @@ def _loads_as_usual(schema: WireSchema) -> bool:
         {kind: named for kind, named in known._hooks.items() if named}
         for known in (schema, WireSchema)
     )
-    targets = [target for _, target, _ in _fields(schema)]
+    targets = [field.attribute or name for name, field in schema.load_fields.items()]
     return (
         not any(hasattr(WireSchema, name) for name in own - _HARMLESS)
         and hooks == usual_hooks
@@ -103,146 +152,178 @@ def _loads_as_usual(schema: WireSchema) -> bool:
     )
 
 
-def _fields(schema: Schema) -> Iterator[tuple[str, str, Field[Any]]]:
-    """Each field's name on the wire, its name in the model, and the field."""
-    for name, field in schema.load_fields.items():
-        yield name if field.data_key is None else field.data_key, field.attribute or name, field
+@dataclass
+class _Value:
+    """The source code for the value of one field, which is in a variable."""
+
+    variable: str
+    key: str
+    """What it is called on the wire."""
+    target: str
+    """What it is called in the model."""
+    can_be_missing: bool
+    unusual: str
+    """The condition under which it is not as it should be already."""
+    usual: str | None = None
+    """The expression for what then becomes of it. If it raises, the field itself is asked."""
+    begin: str | None = None
+    """A statement for the beginning of a callback."""
+    names: dict[str, Any] = dataclass_field(default_factory=dict)
 
 
-def _source(schema: WireSchema, namespace: dict[str, Any]) -> Iterator[str]:
-    fields = list(enumerate(_fields(schema)))
-    attributes = [item.name for item in dataclass_fields(schema.model) if item.name != "extra"]
-    yield "def new_load():"
-    for number, _ in fields:
-        if namespace[f"new_convert{number}"]:
-            yield f"    convert{number} = new_convert{number}()"
+def _value(number: int, name: str, field: Field[Any], max_messages: int) -> _Value:
+    v = f"v{number}"
+    value = _Value(
+        variable=v,
+        key=name if field.data_key is None else field.data_key,
+        target=field.attribute or name,
+        can_be_missing=field.load_default is missing and not field.required,
+        unusual="True",
+        names={f"deserialize_{v}": field.deserialize},
+    )
+    is_plain = not (field.pre_load or field.post_load or field.validators)
+    if type(field) is String and (is_plain or field.validators == [NOT_EMPTY]):
+        empty = f"not {v} or " if field.validators else ""
+        value.unusual = f"(type({v}) is not str or {empty}not storable and unstorable({v}))"
+    elif not is_plain:
+        return value
+    elif type(field) is Credit:
+        value.usual = f"credit_{v}({v})"
+        value.names[f"credit_{v}"] = _credit(field)
+    elif type(field) is Date:
+        zone = getattr(field.root, "timezone", BANGKOK)
+        if type(zone) in (timezone, ZoneInfo):
+            is_usual = f"{v}[13:20:3] == SEPARATORS[len({v})]"
+            value.usual = f"parse_date({v} + (offset_{v}[{v}[:13]] if {is_usual} else None))"
+            value.names[f"offset_{v}"] = _Offsets(zone)
+    elif type(field) is One:
+        value.begin = f"one_{v}, known_{v} = new_one_{v}(storable, checked)"
+        value.usual = f"known_{v}.get(tuple({v}.items())) or one_{v}({v})"
+        value.names[f"new_one_{v}"] = _one(field, max_messages)
+    elif type(field) is Details:
+        value.begin = f"load_{v} = new_load_{v}(storable, checked)"
+        is_usual = f"type({v}) is list and len({v}) <= {max_messages}"
+        value.usual = f"tuple(map(load_{v}, {v} if {is_usual} else None))"
+        value.names[f"new_load_{v}"] = _compile(field.schema, max_messages)
+    if field.allow_none and value.unusual != "True":
+        value.unusual += f" and {v} is not None"
+    elif field.allow_none and value.usual:
+        value.unusual = f"{v} is not None"
+    return value
+
+
+def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
+    in_model = {field.name for field in dataclass_fields(model)}
+    inside = {value.target: value.variable for value in values if value.target in in_model}
+    outside = {value.target: value.variable for value in values if value.target not in in_model}
+    variables = "".join(f"{value.variable}, " for value in values)
+    members = "".join(f"data[{value.key!r}], " for value in values)
+    keys = [value.key for value in values]
+
+    yield "def new_load(storable, checked):"
+    for value in values:
+        if value.begin:
+            yield f"    {value.begin}"
     yield "    def load(data):"
     yield "        if type(data) is not dict:"
     yield "            raise TypeError"
-    yield "        get = data.get"
-    yield f"        odd = len(data) != {len(fields)}"
-    for number, (key, target, field) in fields:
-        yield f"        v = get({key!r}, missing)"
-        yield f"        if {_condition(field, namespace[f'new_convert{number}'])}:"
-        if namespace[f"new_convert{number}"]:
+    yield "        try:"
+    yield f"            {variables} = {members}"
+    yield f"            odd = len(data) != {len(values)}"
+    yield "        except KeyError:"
+    yield f"            {variables} = [data.get(key, missing) for key in {keys}]"
+    yield "            odd = True"
+    for value in values:
+        v = value.variable
+        yield f"        if {value.unusual}:"
+        indent = ""
+        if value.usual:
             yield "            try:"
-            yield f"                v = convert{number}(v)"
+            yield f"                {v} = {value.usual}"
             yield "            except Exception:"
-            yield "                odd = True"
-            yield f"                v = deserialize{number}(v, {key!r}, data)"
-        else:
-            yield "            odd = True"
-            yield f"            v = deserialize{number}(v, {key!r}, data)"
-        if target in attributes and field.load_default is missing and not field.required:
-            yield "        if v is missing:"
+            indent = "    "
+        yield f"            {indent}odd = True"
+        # What has not been checked can be nested deeper than Python can follow.
+        yield f"            {indent}if not checked and type({v}) in CONTAINERS:"
+        yield f"                {indent}raise TypeError"
+        yield f"            {indent}{v} = deserialize_{v}({v}, {value.key!r}, data)"
+        if value.target in inside and value.can_be_missing:
+            yield f"        if {v} is missing:"
             yield "            raise LookupError"
-        yield f"        v{number} = v"
-    yield "        extra = unknown_members(data) if odd else {}"
-    for number, (_, target, _) in fields:
-        if target not in attributes:
-            yield f"        if v{number} is not missing:"
-            yield f"            extra[{target!r}] = v{number}"
-    numbers = {target: number for number, (_, target, _) in fields if target in attributes}
-    if schema.model is MessageReport and len(numbers) == len(attributes):
+    yield "        extra = unknown_members(data, checked) if odd else {}"
+    for target, variable in outside.items():
+        yield f"        if {variable} is not missing:"
+        yield f"            extra[{target!r}] = {variable}"
+    if model is MessageReport and inside.keys() | {"extra"} == in_model:
         yield "        model = Draft()"
-        for target, number in numbers.items():
-            yield f"        model.{target} = v{number}"
+        for target, variable in inside.items():
+            yield f"        model.{target} = {variable}"
         yield "        model.extra = extra"
         yield "        model.__class__ = Model"
         yield "        return model"
     else:
-        arguments = "".join(f"{target}=v{number}, " for target, number in numbers.items())
+        arguments = "".join(f"{target}={variable}, " for target, variable in inside.items())
         yield f"        return Model({arguments}extra=extra)"
     yield "    return load"
 
 
-def _condition(field: Field[Any], new_convert: Any) -> str:
-    """The source of: the value needs more than a look."""
-    nullable = field.allow_none and not field.pre_load
-    if _is_known(String, field):
-        empty = "not v or " if field.validators else ""
-        text = f'type(v) is not str or {empty}"\\0" in v or not v.isascii() and unstorable(v)'
-        return f"({text}) and v is not None" if nullable else text
-    return "v is not None" if nullable and new_convert else "True"
-
-
-def _is_known(type_: type[Field[Any]], field: Field[Any]) -> bool:
-    validators = [NOT_EMPTY] if type_ is String and field.validators else []
-    return (
-        type(field) is type_
-        and field.validators == validators
-        and not field.pre_load
-        and not field.post_load
-    )
-
-
-def _converter(field: Field[Any]) -> Callable[[], Load] | None:
-    """What makes the converter for the values of one field in one callback."""
-    if _is_known(Credit, field):
-        return partial(_identity, _credit(field))
-    if _is_known(Date, field):
-        zone = field.root.timezone
-        return partial(_identity, _date(zone)) if type(zone) in (timezone, ZoneInfo) else None
-    if _is_known(One, field) and (new_load := compile_schema(field.schema)):
-        return partial(_one, new_load, shares=field.schema.model is Status)
-    return None
-
-
-def _identity(convert: Load) -> Load:
-    return convert
+def _unstorable(text: str) -> bool:
+    # Most strings are ASCII, and know it.
+    return "\0" in text or (not text.isascii() and UNSTORABLE.search(text) is not None)
 
 
 def _credit(field: Field[Any]) -> Load:
-    of_text = lru_cache(maxsize=1024)(field.deserialize)
+    of_text = lru_cache(maxsize=_KEPT)(field.deserialize)
 
-    def convert(value: Any) -> Any:
+    def credit(value: Any) -> Any:
         if type(value) is Decimal:
             value = str(value)
         if type(value) is not str or len(value) > _LONGEST_CREDIT:
             raise TypeError
         return of_text(value)
 
-    return convert
+    return credit
 
 
-def _date(zone: Any) -> Load:
-    parse = datetime.fromisoformat
+class _Offsets(dict[str, str]):
+    """The offset of a time zone by the hour: ``+07:00`` for ``2019-05-27T14``."""
 
-    @lru_cache(maxsize=1024)
-    def offset(hour: str) -> str:
-        start = parse(f"{hour}:00")
-        offset = zone.utcoffset(start)
-        if offset != zone.utcoffset(start + timedelta(minutes=59, seconds=59)):
-            raise ValueError("the offset changes in this hour")
-        return start.replace(tzinfo=timezone(offset)).isoformat()[19:]
+    def __init__(self, zone: tzinfo) -> None:
+        self._zone = zone
 
-    def convert(value: Any) -> Any:
-        if value[4:20:3] != _SEPARATORS[len(value)]:
+    def __missing__(self, hour: str) -> str:
+        start = datetime.fromisoformat(hour)
+        offset = self._zone.utcoffset(start)
+        if (
+            f"{start:%Y-%m-%dT%H}" != hour
+            or not 1 < start.year < 9999
+            or offset is None
+            or offset != self._zone.utcoffset(start + timedelta(minutes=59, seconds=59))
+        ):
             raise ValueError
-        moment = parse(value + offset(value[:13]))
-        if not 1 < moment.year < 9999:
-            raise ValueError
-        return moment
-
-    return convert
+        if len(self) >= _KEPT:
+            self.clear()
+        text = self[hour] = start.replace(tzinfo=timezone(offset)).isoformat()[19:]
+        return text
 
 
-def _one(new_load: NewLoad, *, shares: bool) -> Load:
-    load = new_load()
-    known: dict[Any, Any] = {}
+def _one(
+    field: One, max_messages: int
+) -> Callable[[bool, bool], tuple[Load, dict[tuple[Any, ...], Any]]]:
+    new_load = _compile(field.schema, max_messages)
+    is_shared = getattr(field.schema, "model", None) is Status
 
-    def convert(value: Any) -> Any:
-        if type(value) is list:
-            (value,) = value
-        if not shares:
-            return load(value)
-        members = tuple(value.items())
-        model = known.get(members)
-        if model is None:
+    def new_one(storable: bool, checked: bool) -> tuple[Load, dict[tuple[Any, ...], Any]]:
+        load = new_load(storable, checked)
+        known: dict[tuple[Any, ...], Any] = {}
+
+        def one(value: Any) -> Any:
             model = load(value)
-            # Only strings equal nothing else: 1, 1.0 and True are one key.
-            if {*map(type, value.values())} == {str}:
-                known[members] = model
-        return model
+            # Strings are equal to nothing but strings, unlike 1, which is equal to True.
+            if is_shared and {*map(type, value.values())} == {str}:
+                known[tuple(value.items())] = model
+            return model
 
-    return convert
+        return one, known
+
+    return new_one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
 from inspect import isawaitable
@@ -22,6 +23,9 @@ from .signals import message_invalid
 from .signals import message_reported
 from .signals import report_received
 
+# A subscriber, and it as a function that waits for its end.
+_Listener = tuple[Callable[..., Any], Callable[..., Any]]
+
 _SIGNAL_OF_STATE = {
     DeliveryState.DELIVERED: message_delivered,
     DeliveryState.UNDELIVERED: message_failed,
@@ -40,8 +44,18 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
         note that names the subscriber, the signal and the message.
     """
     failures = dispatch_envelope(app, report, invalid)
-    for message in report.messages:
-        failures += dispatch_message(app, message, report)
+    # Who listens is asked once, so that a signal without subscribers costs nothing for a message.
+    listeners = _listeners(app, message_reported)
+    listeners_of_state = {
+        state: (signal, its_listeners)
+        for state, signal in _SIGNAL_OF_STATE.items()
+        if (its_listeners := _listeners(app, signal))
+    }
+    for message in report.messages if listeners or listeners_of_state else ():
+        arguments = {"message": message, "report": report}
+        failures += _call(app, message_reported, listeners, arguments)
+        if listeners_of_state and (found := listeners_of_state.get(message.status.state)):
+            failures += _call(app, *found, arguments)
     _raise_together(failures)
 
 
@@ -75,13 +89,23 @@ def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
 
 
 def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
+    return _call(app, signal, _listeners(app, signal), arguments)
+
+
+def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
+    if signal.is_muted or not signal.receivers:
+        return []
+    return [(subscriber, app.ensure_sync(subscriber)) for subscriber in signal.receivers_for(app)]
+
+
+def _call(
+    app: Flask, signal: NamedSignal, listeners: list[_Listener], arguments: dict[str, Any]
+) -> list[Exception]:
     # Not signal.send(), which lets the first subscriber that raises stop the others.
     failures: list[Exception] = []
-    if signal.is_muted:
-        return failures
-    for subscriber in signal.receivers_for(app):
+    for subscriber, call in listeners:
         try:
-            result = app.ensure_sync(subscriber)(app, **arguments)
+            result = call(app, **arguments)
             if result is not None and isawaitable(result):
                 raise TypeError("it returned an awaitable: subscribe an async def function itself")
         except Exception as error:

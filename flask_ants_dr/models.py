@@ -37,6 +37,7 @@ class DeliveryState(StrEnum):
         return self not in _NOT_FINAL
 
 
+_STATES = dict(DeliveryState.__members__)
 _NOT_FINAL = {DeliveryState.ACCEPTED, DeliveryState.PENDING, DeliveryState.UNKNOWN}
 
 
@@ -57,7 +58,7 @@ class Status:
     @property
     def state(self) -> DeliveryState:
         """The name as a :class:`DeliveryState`, whatever its case."""
-        return DeliveryState.__members__.get(self.name.strip().upper(), DeliveryState.UNKNOWN)
+        return _STATES.get(self.name.strip().upper(), DeliveryState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,16 +155,13 @@ class Date(fields.Field[datetime | None]):
 #: Makes a model of one valid object. Whatever it raises, the object is for marshmallow to load.
 Load = Callable[[Any], Any]
 
-#: Makes a :data:`Load` for the objects of one callback, which share what is equal in them.
-NewLoad = Callable[[], Load]
-
 
 @dataclass(slots=True)
 class _Isolation:
     """Lets :class:`Details` take the valid ones where others are not."""
 
     max_messages: int
-    compiled: Mapping[fields.Field[Any], NewLoad]
+    compiled: Mapping[fields.Field[Any], Load]
     invalid: list[InvalidDetail] = field(default_factory=list)
 
 
@@ -210,7 +207,7 @@ class Details(_Nested):
         if isolation and len(value) > isolation.max_messages:
             raise ContentTooLarge(f"The callback has more than {isolation.max_messages:,} details.")
         schema = self.schema
-        load = (isolation.compiled.get(self, _not_compiled) if isolation else _not_compiled)()
+        load = isolation.compiled.get(self, _not_compiled) if isolation else _not_compiled
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
@@ -229,11 +226,8 @@ class Details(_Nested):
         return tuple(items)
 
 
-def _not_compiled() -> Load:
-    def load(item: Any) -> Any:
-        raise NotImplementedError
-
-    return load
+def _not_compiled(item: Any) -> Any:
+    raise NotImplementedError
 
 
 class _Options(SchemaOpts):
@@ -274,16 +268,16 @@ class WireSchema(Schema):
         extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
         return self.model(**data, extra=extra)
 
-    def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
+    def unknown_members(self, original: Mapping[str, Any], nested: bool = True) -> dict[str, Any]:
         """The members of an object that no field knows, as plain values.
 
-        :raises ValueError: one of them cannot be stored.
+        :param nested: whether they may be objects and arrays.
+        :raises ValueError: one of them cannot be stored, or is nested.
         """
-        return {
-            _plain(name): _plain(value)
-            for name, value in original.items()
-            if name not in self._wire_names
-        }
+        unknown = {name: value for name, value in original.items() if name not in self._wire_names}
+        if not nested and any(isinstance(value, dict | list) for value in unknown.values()):
+            raise ValueError("An unknown member is nested.")
+        return {_plain(name): _plain(value) for name, value in unknown.items()}
 
     @post_dump(pass_original=True)
     def _add_extra(self, data: dict[str, Any], original: Any, **kwargs: Any) -> dict[str, Any]:
@@ -363,7 +357,7 @@ def validate(
     payload: Any,
     *,
     max_messages: int,
-    compiled: Mapping[fields.Field[Any], NewLoad],
+    compiled: Mapping[fields.Field[Any], Load] | None = None,
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Load a payload, taking the valid messages of a callback that has invalid ones too.
 
@@ -376,7 +370,7 @@ def validate(
     :raises InvalidReport: none of them is valid, or the envelope is not. Its ``errors`` name the
         first 100.
     """
-    isolation = _Isolation(max_messages, compiled)
+    isolation = _Isolation(max_messages, compiled or {})
     token = _isolation.set(isolation)
     try:
         return schema.load(payload), isolation.invalid

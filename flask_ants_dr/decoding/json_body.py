@@ -14,6 +14,8 @@ from .limits import too_deep
 # Beyond it a number means nothing here, and turning it into an int takes more than linear time. (A
 # messageId of ANTS has at most 200 characters.)
 _MAX_DIGITS = 1000
+_KEPT_NUMBERS = 1000
+_KEPT_CHARACTERS = 20
 _OUT_OF_RANGE = Decimal("NaN")
 
 # The shortest detail takes 10 characters for each of its values. A body of [],[],[] takes three,
@@ -32,11 +34,10 @@ def parse_json(text: str) -> Any:
         every other number. Also for ``NaN`` and ``Infinity``, which .NET writes although JSON has
         none, so that they cost only the message that they stand in; integers of more than 1,000
         digits and exponents beyond that are ``NaN``.
-    :raises MalformedBody: it is not JSON, is nested more than 32 levels deep, or has far more
-        values than a delivery report of its size.
+    :raises MalformedBody: it is not JSON, or nested too deep for Python to read it.
     """
     try:
-        payload = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=Decimal)
+        return _decoder.decode(text)
     except json.JSONDecodeError as error:
         reason, *_ = error.msg.partition(":")
         raise MalformedBody(
@@ -44,12 +45,22 @@ def parse_json(text: str) -> Any:
         ) from None
     except RecursionError:
         raise too_deep() from None
-    _check_structure(payload, len(text))
-    return payload
 
 
 def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) <= _MAX_DIGITS else _OUT_OF_RANGE
+
+
+class _Numbers(dict[str, Decimal]):
+    """Numbers by how they are written: credits are nearly always the same few."""
+
+    def __missing__(self, literal: str) -> Decimal:
+        number = _number(literal)
+        if len(self) >= _KEPT_NUMBERS:
+            self.clear()
+        if len(literal) <= _KEPT_CHARACTERS:
+            self[literal] = number
+        return number
 
 
 def _number(literal: str) -> Decimal:
@@ -60,8 +71,18 @@ def _number(literal: str) -> Decimal:
     return number if -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS else _OUT_OF_RANGE
 
 
-def _check_structure(payload: Any, characters: int) -> None:
-    """Refuse what is nested too deep or has suspiciously many values, without recursion."""
+_decoder = json.JSONDecoder(
+    parse_int=_integer, parse_float=_Numbers().__getitem__, parse_constant=Decimal
+)
+
+
+def check_structure(payload: Any, characters: int) -> None:
+    """Refuse what is nested too deep or has suspiciously many values, without recursion.
+
+    :param characters: of how many the payload was made.
+    :raises MalformedBody: it is nested more than 32 levels deep, or has far more values than a
+        delivery report of its size.
+    """
     level: list[Any] = [[payload]]
     values = 0
     for _ in range(MAX_DEPTH + 1):

@@ -6,6 +6,9 @@ import codecs
 import encodings
 import encodings.aliases
 import pkgutil
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 from ..errors import MalformedBody
 
@@ -16,12 +19,13 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+_DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__))
 _ALIASES = {"windows_874": "cp874", **encodings.aliases.aliases}
 _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 
 
-def read_text(body: bytes, *, declared: str | None, charset: str | None) -> str:
+def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, str | None]:
     """Decode a body whose sender may be wrong about its encoding.
 
     .NET programs write ``encoding="utf-16"`` into XML that they then send as UTF-8. So Unicode is
@@ -31,41 +35,56 @@ def read_text(body: bytes, *, declared: str | None, charset: str | None) -> str:
     such words, of a few letters, but hardly such texts.)
 
     :param body: the bytes as they came.
-    :param declared: the encoding that the document itself names.
+    :param is_xml: whether the document itself can name an encoding.
     :param charset: the ``charset`` parameter of the content type.
-    :return: the text, without a byte order mark. Lone surrogates are kept, so that they cost only
-        the message that they stand in.
+    :return: the text, without a byte order mark, and what it was read as. The latter is ``None`` if
+        it has lone surrogates, which are kept, so that they cost only the message that they stand
+        in.
     :raises MalformedBody: the bytes are nothing of all that.
     """
-    for encoding in _candidates(body, declared, charset):
-        errors = "surrogatepass" if encoding.startswith("utf") else "strict"
+    for encoding in _candidates(body, is_xml, charset):
         try:
-            return body.decode(encoding, errors).removeprefix("\ufeff")
+            return body.decode(encoding).removeprefix("\ufeff"), encoding
         except (UnicodeError, LookupError):
-            continue
+            pass
+        if encoding.startswith("utf"):
+            with suppress(UnicodeError):
+                return body.decode(encoding, "surrogatepass").removeprefix("\ufeff"), None
     raise MalformedBody(
         "The body's text cannot be read: send UTF-8 or UTF-16, or name another encoding in the"
         " XML declaration or in the charset parameter of the content type."
     )
 
 
-def _candidates(body: bytes, declared: str | None, charset: str | None) -> list[str]:
-    for mark, encoding in _MARKS:
-        if body.startswith(mark):
-            return [encoding]
-    # The first character of JSON and of XML is an ASCII one.
-    match [byte == 0 for byte in body[:4]]:
-        case [True, True, True, False]:
-            return ["utf-32-be"]
-        case [False, True, True, True]:
-            return ["utf-32-le"]
-        case [True, False, *_]:
-            return ["utf-16-be"]
-        case [False, True, *_]:
-            return ["utf-16-le"]
-    said = [codec for name in (declared, charset) if (codec := _codec(name))]
+def _candidates(body: bytes, is_xml: bool, charset: str | None) -> Iterator[str]:
+    if encoding := _by_first_bytes(body[:4]):
+        yield encoding
+        return
     # Neither JSON nor XML has an ESC: it is how the encodings of ISO 2022 switch.
-    return said if b"\x1b" in body else ["utf-8", *said]
+    if b"\x1b" not in body:
+        yield "utf-8"
+    declaration = _DECLARATION.match(body) if is_xml else None
+    declared = declaration[1].decode() if declaration else None
+    yield from (codec for name in (declared, charset) if (codec := _codec(name)))
+
+
+def _by_first_bytes(start: bytes) -> str | None:
+    if 0 not in start and start.isascii():
+        return None
+    for mark, encoding in _MARKS:
+        if start.startswith(mark):
+            return encoding
+    # The first character of JSON and of XML is an ASCII one.
+    match [byte == 0 for byte in start]:
+        case [True, True, True, False]:
+            return "utf-32-be"
+        case [False, True, True, True]:
+            return "utf-32-le"
+        case [True, False, *_]:
+            return "utf-16-be"
+        case [False, True, *_]:
+            return "utf-16-le"
+    return None
 
 
 def _codec(name: str | None) -> str | None:

@@ -14,7 +14,6 @@ from ..errors import MalformedBody
 from .limits import MAX_DEPTH
 from .limits import too_deep
 
-_DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 
 # The parser holds a whole tag at once, its attributes at many times their size. A tag of ANTS has
@@ -24,70 +23,82 @@ _LONG_TAG = re.compile(rf"<[^<>!?][^<>]{{{_MAX_TAG_CHARACTERS}}}")
 _SHORTEST_ATTRIBUTE = ' a=""'
 
 # An error in a handler stops the parser only at the end of what it has been given.
-_CHUNK_CHARACTERS = 65_536
+_CHUNK_BYTES = 65_536
 
 
-def declared_encoding(body: bytes) -> str | None:
-    """The encoding that the XML declaration names, where the bytes can be read as ASCII."""
-    declaration = _DECLARATION.match(body)
-    return declaration[1].decode() if declaration else None
-
-
-def parse_xml(text: str) -> Any:
+def parse_xml(data: bytes) -> Any:
     """Parse XML with defusedxml, in one pass.
 
     Names lose their namespace, attributes other than ``xsi:nil`` are passed over, and so are
     comments, processing instructions and text between elements.
 
-    :param text: the text of the body; what its declaration says of an encoding is ignored.
+    :param data: the body in UTF-8, whatever its declaration says.
     :return: what the root element holds: a dict for elements, else a string. ``details`` is the
         list that it is in JSON.
     :raises MalformedBody: it is not XML, declares a DTD or an entity, is nested more than 32
         levels deep, or has a tag of more than 10,000 characters.
     """
     # Counting is quick and spares nearly every body the search.
-    many = text.count("=") * len(_SHORTEST_ATTRIBUTE) > _MAX_TAG_CHARACTERS
-    if many and _LONG_TAG.search(text):
+    many = data.count(b"=") * len(_SHORTEST_ATTRIBUTE) > _MAX_TAG_CHARACTERS
+    if many and _LONG_TAG.search(data.decode()):
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_CHARACTERS:,} characters.")
 
-    text = text.lstrip()
-    document: dict[str, Any] = {}
-    parents = [document]
-    nils: list[bool] = []
-    content: list[str] = []
+    # What is known of the open element: its members, once it has some, and its text, which counts
+    # where it has none. The text is a list where the parser brings it in parts.
+    members: dict[str, Any] | None = {}
+    text: str | list[str] = ""
+    is_nil: Any = False
+    outer: list[dict[str, Any] | None] = []
 
     def start(name: str, attributes: list[str]) -> None:
-        if len(parents) > MAX_DEPTH:
+        nonlocal members, text, is_nil
+        if len(outer) >= MAX_DEPTH:
             raise too_deep()
-        parents.append({})
-        nils.append(bool(attributes) and _is_nil(attributes))
-        content.clear()
+        outer.append(members)
+        members = None
+        text = ""
+        is_nil = attributes and _is_nil(attributes)
+
+    def characters(part: str) -> None:
+        nonlocal text
+        if not text:
+            text = part
+        elif type(text) is list:
+            text.append(part)
+        else:
+            text = [text, part]  # type: ignore[list-item]
 
     def end(name: str) -> None:
-        members: dict[str, Any] = parents.pop()
-        nil = nils.pop()
-        value = members or (None if nil else "".join(content))
-        content.clear()
-        siblings = parents[-1]
-        name = name.rpartition("}")[2]
-        if name not in siblings:
-            siblings[name] = value
-        elif isinstance(siblings[name], list):
-            siblings[name].append(value)
+        nonlocal members, text
+        value: Any = members
+        if value is None and not is_nil:
+            value = text if type(text) is str else "".join(text)
+        members = outer.pop()
+        text = ""
+        if "}" in name:
+            name = name.rpartition("}")[2]
+        if members is None:
+            members = {name: value}
+        elif name not in members:
+            members[name] = value
+        elif isinstance(members[name], list):
+            members[name].append(value)
         else:
-            siblings[name] = [siblings[name], value]
+            members[name] = [members[name], value]
 
     # From defusedxml comes the parser with its protections; the handlers that would build a tree
     # give way to ours, which build the payload.
-    parser = DefusedXMLParser(forbid_dtd=True).parser
+    defused = DefusedXMLParser(encoding="utf-8", forbid_dtd=True)
+    parser = defused.parser
+    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
     parser.StartElementHandler = start
     parser.EndElementHandler = end
-    parser.CharacterDataHandler = content.append
+    parser.CharacterDataHandler = characters
     parser.DefaultHandlerExpand = None
     try:
-        for position in range(0, len(text), _CHUNK_CHARACTERS):
-            parser.Parse(text[position : position + _CHUNK_CHARACTERS], False)
-        parser.Parse("", True)
+        for position in range(0, len(data), _CHUNK_BYTES):
+            parser.Parse(data[position : position + _CHUNK_BYTES], False)
+        parser.Parse(b"", True)
     except DefusedXmlException:
         raise MalformedBody("The body declares a DTD or an entity; send plain XML.") from None
     except ExpatError as error:
@@ -95,10 +106,8 @@ def parse_xml(text: str) -> Any:
             f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
             f" column {error.offset + 1}."
         ) from None
-    except UnicodeEncodeError:
-        raise MalformedBody("The body is not XML: it has a lone surrogate.") from None
 
-    (payload,) = document.values()
+    (payload,) = (members or {}).values()
     if isinstance(payload, dict) and "details" in payload:
         payload["details"] = _details(payload["details"])
     return payload
