@@ -58,6 +58,12 @@ reported.connect(subscriber)
 message_reported.connect(subscriber)
 
 
+def is_known(username: str, password: str) -> bool:
+    return secrets.compare_digest(username.encode(), USERNAME.encode()) & (
+        secrets.compare_digest(password.encode(), PASSWORD.encode())
+    )
+
+
 def flask_view(receive: Callable[[], int]) -> Flask:
     """A host with a callback that needs credentials.
 
@@ -66,17 +72,11 @@ def flask_view(receive: Callable[[], int]) -> Flask:
     app = Flask(__name__)
     auth = HTTPBasicAuth()
 
-    @auth.verify_password
-    def verify(username: str, password: str) -> bool:
-        return secrets.compare_digest(username.encode(), USERNAME.encode()) & (
-            secrets.compare_digest(password.encode(), PASSWORD.encode())
-        )
-
-    @app.post(RULE)
-    @auth.login_required
     def callback() -> dict[str, int]:
         return {"accepted": receive()}
 
+    auth.verify_password(is_known)
+    app.post(RULE)(auth.login_required(callback))
     return app
 
 
@@ -207,27 +207,27 @@ def pydantic() -> Flask:
 # FastAPI, whose users have no signals and call their function.
 
 
-def fastapi() -> FastAPI:
-    app = FastAPI()
-    basic = HTTPBasic()
+basic = HTTPBasic()
 
-    def authenticated(credentials: Annotated[HTTPBasicCredentials, Depends(basic)]) -> None:
-        known = secrets.compare_digest(credentials.username.encode(), USERNAME.encode()) & (
-            secrets.compare_digest(credentials.password.encode(), PASSWORD.encode())
-        )
-        if not known:
-            raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+
+def authenticated(credentials: Annotated[HTTPBasicCredentials, Depends(basic)]) -> None:
+    if not is_known(credentials.username, credentials.password):
+        raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+
+
+def fastapi() -> FastAPI:
+    app = FastAPI(dependencies=[Depends(authenticated)])
 
     def hand_on(report: Report) -> dict[str, int]:
         for message in report.details:
             subscriber(app, message=message)
         return {"accepted": len(report.details)}
 
-    @app.post(RULE, dependencies=[Depends(authenticated)])
+    @app.post(RULE)
     async def callback(report: Report) -> dict[str, int]:
         return hand_on(report)
 
-    @app.post("/xml" + RULE, dependencies=[Depends(authenticated)])
+    @app.post("/xml" + RULE)
     async def callback_xml(request: Request) -> dict[str, int]:
         return hand_on(Report.model_validate(xml_payload(await request.body())))
 

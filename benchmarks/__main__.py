@@ -1,0 +1,173 @@
+"""What the blueprint costs, beside what else there is: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import inbox
+from .bodies import FORMATS
+from .in_process import CONTENDERS
+from .in_process import peak_memory
+from .in_process import posts
+from .measure import Result
+from .measure import interleaved
+from .over_http import callbacks_per_second
+
+#: How many messages a callback has, and how often it is posted in a row.
+SIZES = {1: 50, 10: 30, 100: 5, 500: 1, 5000: 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--rounds", type=int, default=31, help="of which the medians are")
+    parser.add_argument("--seconds", type=int, default=5, help="of load over HTTP, each time")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part; again for more")
+    arguments = parser.parse_args()
+
+    results: dict[str, Any] = {}
+    for name, (measure, show) in PARTS.items():
+        if not arguments.only or name in arguments.only:
+            results[name] = measure(arguments)
+            if not arguments.json:
+                show(results[name])
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+
+
+# Whole requests in this process.
+
+
+def measure_requests(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        format: {
+            str(messages): interleaved(posts(format, messages), arguments.rounds, repeat)
+            for messages, repeat in SIZES.items()
+        }
+        for format in FORMATS
+    }
+
+
+def show_requests(results: dict[str, dict[str, dict[str, Result]]]) -> None:
+    print("Whole requests in one process, authentication and one subscriber included")
+    print("ms: median (quartiles); ratio: ours to theirs; µs: of ours for each message\n")
+    for format, by_size in results.items():
+        print(f"{format:<12}" + "".join(f"{name:^28}" for name in CONTENDERS) + f"{'µs':>8}")
+        for messages, by_name in by_size.items():
+            ours = by_name["ours"]["median"]
+            cells = [
+                f"{one['median']:9.3f} ({one['lower']:.3f}-{one['upper']:.3f})"
+                + ("" if name == "ours" else f" {ours / one['median']:.2f}")
+                for name, one in by_name.items()
+            ]
+            each = ours / int(messages) * 1000
+            print(
+                f"{messages:>6}      " + "".join(f"{cell:<28}" for cell in cells) + f"{each:8.1f}"
+            )
+        growth = each_message(by_size, "5000") / each_message(by_size, "100")
+        print(f"For each message, in callbacks of 5,000 against 100: {growth:.2f}\n")
+
+
+def each_message(by_size: dict[str, dict[str, Result]], messages: str) -> float:
+    return by_size[messages]["ours"]["median"] / int(messages)
+
+
+# Memory, and the time to import.
+
+
+def measure_memory(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    return {format: peak_memory(format, 5000) for format in FORMATS}
+
+
+def show_memory(results: dict[str, dict[str, float]]) -> None:
+    print("Peak memory of a callback of 5,000 messages, as a multiple of its body")
+    for format, by_name in results.items():
+        print(f"  {format:<12}" + "".join(f"{name} {by_name[name]:.1f}   " for name in by_name))
+    print()
+
+
+def measure_import(arguments: argparse.Namespace) -> dict[str, float]:
+    statements = {
+        "flask": "import flask",
+        "flask, marshmallow, defusedxml, flask_httpauth": (
+            "import flask, marshmallow, defusedxml.ElementTree, flask_httpauth"
+        ),
+        "flask_ants_dr": "import flask_ants_dr",
+    }
+    taken = interleaved(
+        {
+            name: lambda statement=statement: subprocess.run(  # type: ignore[misc]
+                [sys.executable, "-c", statement], check=True
+            )
+            for name, statement in {"nothing": "pass", **statements}.items()
+        },
+        11,
+    )
+    nothing = taken.pop("nothing")["median"]
+    return {name: one["median"] - nothing for name, one in taken.items()}
+
+
+def show_import(results: dict[str, float]) -> None:
+    print("Time to import, in ms, in a new process")
+    for name, taken in results.items():
+        print(f"  {name:<48} {taken:7.0f}")
+    print()
+
+
+# A deferred inbox.
+
+
+def measure_inbox(arguments: argparse.Namespace) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        read, whole = inbox.deferred_requests(Path(folder), arguments.rounds)
+    return {
+        "read": median(read),
+        "request": median(whole),
+        "share": median(one / other for one, other in zip(read, whole, strict=True)),
+    }
+
+
+def show_inbox(results: dict[str, float]) -> None:
+    print("A callback of 500 messages into the inbox (SQLite, eager=False)")
+    print(f"  request              {results['request']:7.2f} ms")
+    print(f"  decode and validate  {results['read']:7.2f} ms, {results['share']:.0%} of it\n")
+
+
+# Over HTTP.
+
+
+def measure_http(arguments: argparse.Namespace) -> dict[str, dict[str, float] | None]:
+    return {
+        format: callbacks_per_second(format, 100, rounds=5, seconds=arguments.seconds)
+        for format in FORMATS
+    }
+
+
+def show_http(results: dict[str, dict[str, float] | None]) -> None:
+    print("Callbacks of 100 messages a second over HTTP, one worker (gunicorn; FastAPI: uvicorn)")
+    for format, by_name in results.items():
+        if by_name is None:
+            print("  not measured: install wrk, a load generator (apt-get install wrk)")
+            break
+        print(f"  {format:<12}" + "".join(f"{name} {by_name[name]:.0f}   " for name in by_name))
+    print()
+
+
+PARTS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+    "requests": (measure_requests, show_requests),
+    "memory": (measure_memory, show_memory),
+    "import": (measure_import, show_import),
+    "inbox": (measure_inbox, show_inbox),
+    "http": (measure_http, show_http),
+}
+
+if __name__ == "__main__":
+    main()
