@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from flask import request
 from flask_httpauth import HTTPBasicAuth
 
 
@@ -15,8 +14,11 @@ class BasicAuth(HTTPBasicAuth):  # type: ignore[misc]  # it has no annotations
     """HTTP Basic, and no other scheme: Flask-HTTPAuth takes a pair under any name."""
 
     def get_auth(self) -> Any:
-        scheme, _, _ = request.headers.get("Authorization", "").partition(" ")
-        return super().get_auth() if scheme.lower() == "basic" else None
+        auth = super().get_auth()
+        if auth is None:
+            return None
+        scheme = auth.type if isinstance(auth.type, str) else auth.type.decode()
+        return auth if scheme.lower() == "basic" else None
 
 
 def digest(username: str, password: str) -> bytes:

@@ -168,7 +168,7 @@ class DeliveryReportBlueprint(Blueprint):
             source=source,
             content_type=callback.headers.get("Content-Type", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
-            query=callback.args.to_dict(),
+            query=callback.args.to_dict() if callback.query_string else {},
             body=_read_body(callback, state.settings.max_content_length),
         )
         try:
@@ -187,7 +187,7 @@ class DeliveryReportBlueprint(Blueprint):
         return _answer(app, len(report.messages), invalid)
 
     def _verify_password(self, username: str, password: str) -> bool:
-        settings = _state(_app(), _source()).settings
+        settings = _state(current_app, _source()).settings
         return not settings.auth_required or is_known(username, password, settings.credentials)
 
     def _refuse(self, status: int) -> Response:

@@ -43,21 +43,24 @@ def parse_xml(data: bytes) -> Any:
     if many and _LONG_TAG.search(data.decode()):
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_CHARACTERS:,} characters.")
 
-    # What is known of the open element: its members, once it has some, and its text, which counts
-    # where it has none. The text is a list where the parser brings it in parts.
-    members: dict[str, Any] | None = {}
-    text: str | list[str] = ""
+    # The members of the innermost element that has some. An element that was opened and nothing more
+    # is a leaf until another is opened in it: then it has text, a list where it comes in parts.
+    members: dict[str, Any] = {}
+    outer: list[dict[str, Any]] = []
+    is_leaf = False
     is_nil: Any = False
-    outer: list[dict[str, Any] | None] = []
+    text: Any = ""
 
     def start(name: str, attributes: list[str]) -> None:
-        nonlocal members, text, is_nil
-        if len(outer) >= MAX_DEPTH:
-            raise too_deep()
-        outer.append(members)
-        members = None
-        text = ""
+        nonlocal members, is_leaf, is_nil, text
+        if is_leaf:
+            outer.append(members)
+            if len(outer) >= MAX_DEPTH:
+                raise too_deep()
+            members = {}
+        is_leaf = True
         is_nil = attributes and _is_nil(attributes)
+        text = ""
 
     def characters(part: str) -> None:
         nonlocal text
@@ -66,20 +69,23 @@ def parse_xml(data: bytes) -> Any:
         elif type(text) is list:
             text.append(part)
         else:
-            text = [text, part]  # type: ignore[list-item]
+            text = [text, part]
 
     def end(name: str) -> None:
-        nonlocal members, text
-        value: Any = members
-        if value is None and not is_nil:
+        nonlocal members, is_leaf, text
+        value: Any
+        if is_leaf:
+            is_leaf = False
             value = text if type(text) is str else "".join(text)
-        members = outer.pop()
+            if is_nil:
+                value = None
+        else:
+            value = members
+            members = outer.pop()
         text = ""
         if "}" in name:
             name = name.rpartition("}")[2]
-        if members is None:
-            members = {name: value}
-        elif name not in members:
+        if name not in members:
             members[name] = value
         elif isinstance(members[name], list):
             members[name].append(value)
@@ -107,7 +113,7 @@ def parse_xml(data: bytes) -> Any:
             f" column {error.offset + 1}."
         ) from None
 
-    (payload,) = (members or {}).values()
+    (payload,) = members.values()
     if isinstance(payload, dict) and "details" in payload:
         payload["details"] = _details(payload["details"])
     return payload
