@@ -136,7 +136,7 @@ def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[floa
 
         inbox.app.extensions["ants_dr"]["ants_dr"] = replace(state, read=timed_read)
         for number in range(rounds):
-            post = post_to(inbox.app, body("json", MESSAGES, number), "json", MESSAGES)
+            post = post_to(inbox.app, body("json", MESSAGES, number), "json", MESSAGES, 0)
             whole.append(timed(post) * 1000)
     return read, whole
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,7 +13,6 @@ from ..errors import MalformedBody
 from ..errors import UnsupportedMediaType
 from .json_body import check_structure
 from .json_body import parse_json
-from .text import begins_as_utf8
 from .text import read_text
 from .xml_body import parse_xml
 
@@ -65,29 +63,20 @@ def decode(body: bytes, content_type: str | None) -> Any:
 def parse(body: bytes, content_type: str | None) -> Payload:
     """Do what :func:`decode` does, but for the structure of JSON, which nobody has checked yet."""
     is_xml, charset = _media_type(content_type)
+    text, encoding = read_text(body, is_xml=is_xml, charset=charset)
     if is_xml:
-        return Payload(_read_xml(body, charset), storable=True, characters=None)
-    text, encoding = read_text(body, is_xml=False, charset=charset)
+        data = body if encoding == "utf-8" and text[:1] == "<" else _utf8(text.lstrip())
+        return Payload(parse_xml(data), storable=True, characters=None)
     # JSON has control characters only as escapes.
     storable = encoding is not None and "\\" not in text
     return Payload(parse_json(text), storable, characters=len(text))
 
 
-def _read_xml(body: bytes, charset: str | None) -> Any:
-    if body.startswith(b"<") and begins_as_utf8(body):
-        # The parser sees for itself whether it is UTF-8.
-        try:
-            return parse_xml(body)
-        except MalformedBody:
-            with suppress(UnicodeDecodeError):
-                body.decode()
-                raise
-    text, _ = read_text(body, is_xml=True, charset=charset)
+def _utf8(text: str) -> bytes:
     try:
-        data = text.lstrip().encode()
+        return text.encode()
     except UnicodeEncodeError:
         raise MalformedBody("The body is not XML: it has a lone surrogate.") from None
-    return parse_xml(data)
 
 
 @lru_cache(maxsize=64)

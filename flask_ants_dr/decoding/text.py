@@ -56,17 +56,12 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, s
     )
 
 
-def begins_as_utf8(body: bytes) -> bool:
-    """Whether a body is UTF-8 if all of it can be read so."""
-    # Neither JSON nor XML has an ESC: it is how the encodings of ISO 2022 switch.
-    return _by_first_bytes(body[:4]) is None and b"\x1b" not in body
-
-
 def _candidates(body: bytes, is_xml: bool, charset: str | None) -> Iterator[str]:
     if encoding := _by_first_bytes(body[:4]):
         yield encoding
         return
-    if begins_as_utf8(body):
+    # Neither JSON nor XML has an ESC: it is how the encodings of ISO 2022 switch.
+    if b"\x1b" not in body:
         yield "utf-8"
     declaration = _DECLARATION.match(body) if is_xml else None
     declared = declaration[1].decode() if declaration else None
