@@ -14,6 +14,7 @@ from typing import Any
 
 from . import inbox
 from .bodies import FORMATS
+from .bodies import Format
 from .in_process import CONTENDERS
 from .in_process import peak_memory
 from .in_process import posts
@@ -46,14 +47,21 @@ def main() -> None:
 # Whole requests in this process.
 
 
-def measure_requests(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        format: {
-            str(messages): interleaved(posts(format, messages), arguments.rounds, repeat)
-            for messages, repeat in SIZES.items()
-        }
-        for format in FORMATS
+def measure_requests(arguments: argparse.Namespace) -> dict[str, dict[str, dict[str, Result]]]:
+    return {format: requests(format, arguments.rounds) for format in FORMATS}
+
+
+def requests(format: Format, rounds: int) -> dict[str, dict[str, Result]]:
+    actions = {
+        (messages, name): post
+        for messages in SIZES
+        for name, post in posts(format, messages).items()
     }
+    measured = interleaved(actions, rounds, lambda action: SIZES[action[0]])
+    results: dict[str, dict[str, Result]] = {str(messages): {} for messages in SIZES}
+    for (messages, name), result in measured.items():
+        results[str(messages)][name] = result
+    return results
 
 
 def show_requests(results: dict[str, dict[str, dict[str, Result]]]) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from statistics import median
 from statistics import quantiles
 from typing import TypedDict
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
 class Result(TypedDict):
@@ -23,26 +26,28 @@ class Result(TypedDict):
 
 
 def interleaved(
-    actions: Mapping[str, Callable[[], object]], rounds: int, repeat: int = 1
-) -> dict[str, Result]:
+    actions: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    repeat: Callable[[Name], int] = lambda name: 1,
+) -> dict[Name, Result]:
     """Time each action once a round, after a round that does not count.
 
-    :param repeat: how often it is done in a row, where once is too quick to measure.
+    :param repeat: how often each is done in a row, where once is too quick to measure.
     """
     # Otherwise each contender's garbage collections walk over the modules of all the others.
     gc.collect()
     gc.freeze()
-    times: dict[str, list[float]] = {name: [] for name in actions}
+    times: dict[Name, list[float]] = {name: [] for name in actions}
     names = list(actions)
     for number in range(rounds + 1):
-        # Each begins a round as often as the others.
+        # Another one begins each round.
         start = number % len(names)
         for name in names[start:] + names[:start]:
-            action = actions[name]
+            action, times_in_a_row = actions[name], repeat(name)
             started = time.perf_counter()
-            for _ in range(repeat):
+            for _ in range(times_in_a_row):
                 action()
-            taken = (time.perf_counter() - started) * 1000 / repeat
+            taken = (time.perf_counter() - started) * 1000 / times_in_a_row
             if number:
                 times[name].append(taken)
     gc.unfreeze()

@@ -59,8 +59,7 @@ _HARMLESS = {
     *("__abstractmethods__", "__parameters__", "__orig_bases__"),
 }
 
-# What separates minutes, seconds and their fraction, by the length of the date. (Of what follows the
-# sixth digit of a fraction, fromisoformat() takes more than it says.)
+# What separates minutes, seconds and their fraction, by the length of the date.
 _SEPARATORS = {19: "::", **dict.fromkeys(range(21, 27), "::.")}
 
 _LONGEST_CREDIT = 50
@@ -117,6 +116,7 @@ def _compile(schema: Schema, max_messages: int) -> NewLoad:
         "Draft": _Draft,
         "Model": schema.model,
         "SEPARATORS": _SEPARATORS,
+        "long_date": _long_date,
         "missing": missing,
         "parse_date": datetime.fromisoformat,
         "unknown_members": schema.unknown_members,
@@ -196,8 +196,10 @@ def _value(number: int, name: str, field: Field[Any], max_messages: int) -> _Val
     elif type(field) is Date:
         zone = getattr(field.root, "timezone", BANGKOK)
         if type(zone) in (timezone, ZoneInfo):
-            is_usual = f"{v}[13:20:3] == SEPARATORS[len({v})]"
-            value.usual = f"parse_date({v} + (offset_{v}[{v}[:13]] if {is_usual} else None))"
+            value.usual = (
+                f"parse_date({v} + offset_{v}[{v}[:13]])"
+                f" if {v}[13:20:3] == SEPARATORS.get(len({v})) else long_date({v}, offset_{v})"
+            )
             value.names[f"offset_{v}"] = _Offsets(zone)
     elif type(field) is One and field.unknown is None and not field.schema.many:
         value.begin = f"one_{v}, known_{v} = new_one_{v}(storable, checked)"
@@ -308,6 +310,20 @@ class _Offsets(dict[str, str]):
             self.clear()
         text = self[hour] = start.replace(tzinfo=timezone(offset)).isoformat()[19:]
         return text
+
+
+def _long_date(value: Any, offsets: _Offsets) -> datetime:
+    """A date with seven to nine digits for the fraction of a second, as .NET writes."""
+    fraction = value[20:]
+    if not (
+        value[13:20:3] == "::."
+        and fraction.isascii()
+        and fraction.isdigit()
+        and 7 <= len(fraction) <= 9
+    ):
+        raise ValueError
+    # fromisoformat() takes anything after the sixth.
+    return datetime.fromisoformat(value[:26] + offsets[value[:13]])
 
 
 def _one(

@@ -125,6 +125,11 @@ ODD_DATES = (
     "2025-04-06T01:45:00.000",
     "2024-01-01T00:00:00.000001.",
     "2024-01-01T00:00:00.0000011",
+    "2024-01-01T00:00:00.000001999",
+    "2024-01-01T00:00:00.00000١1",
+    "2024-01-01T00:00:00.000001+07:00",
+    "2024-01-01T00:00:00.000001Z",
+    "2024-01-01T00:00,00.0000011",
 )
 names = st.sampled_from(["DELIVERED", "EXPIRED", "", "x"])
 statuses = st.fixed_dictionaries(
@@ -422,6 +427,7 @@ USUAL = {
         {"credit": "0.50", "doneDate": None, "text": ""},
         {"messageId": 1, "operator": "AIS", "unknown": 1},
         {"sendDate": "2019-05-27T14:39:40.2730000+07:00", "status": {"name": "X"}},
+        {"sendDate": "2019-05-27T14:39:40.2730000", "doneDate": "2019-05-27T14:39:40"},
     ],
 )
 @pytest.mark.parametrize("schema", [MessageSchema, OwnMessageSchema])
