@@ -41,6 +41,7 @@ from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.models import Envelope
+from flask_ants_dr.registration import registrations
 
 from .bodies import body
 from .contenders import PASSWORD
@@ -125,16 +126,17 @@ def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[floa
     read: list[float] = []
     whole: list[float] = []
     with inbox_at(f"sqlite:///{folder}/deferred.sqlite3") as inbox:
-        state = inbox.app.extensions["ants_dr"]["ants_dr"]
+        known = registrations(inbox.app)
+        read_callback = known[inbox.source].read
 
         def timed_read(came: Envelope) -> Any:
             started = time.perf_counter()
             try:
-                return state.read(came)
+                return read_callback(came)
             finally:
                 read.append((time.perf_counter() - started) * 1000)
 
-        inbox.app.extensions["ants_dr"]["ants_dr"] = replace(state, read=timed_read)
+        known[inbox.source] = replace(known[inbox.source], read=timed_read)
         for number in range(rounds):
             post = post_to(inbox.app, body("json", MESSAGES, number), "json", MESSAGES, 0)
             whole.append(timed(post) * 1000)

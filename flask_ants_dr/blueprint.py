@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,7 +24,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from .auth import BasicAuth
 from .auth import is_known
 from .compiled import CompiledSchema
-from .config import Settings
 from .config import read_settings
 from .decoding import parse
 from .dispatch import dispatch_rejection
@@ -38,26 +35,18 @@ from .errors import Unauthorized
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
+from .registration import Registration
+from .registration import registrations
 from .schemas import MAX_ERRORS
 from .schemas import ReportSchema
 
 if TYPE_CHECKING:
     from .inbox import Inbox
-    from .inbox.inbox import BoundInbox
 
 _logger = logging.getLogger(__name__)
 
 _NOTIFY_URL_CHARACTERS = 150
 _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What one blueprint has made of the configuration of one application."""
-
-    read: Callable[[Envelope], tuple[DeliveryReport, list[InvalidDetail]]]
-    settings: Settings
-    inbox: BoundInbox | None
 
 
 class DeliveryReportBlueprint(Blueprint):
@@ -135,8 +124,9 @@ class DeliveryReportBlueprint(Blueprint):
         return {"notifyUrl": url, "notifyContentType": content_type}
 
     def _configure(self, setup: BlueprintSetupState) -> None:
+        app = cast(Flask, setup.app)
         settings = read_settings(
-            setup.app.config,
+            app.config,
             self.config_prefix,
             needs_credentials=self.auth.verify_password_callback == self._verify_password,
         )
@@ -145,9 +135,15 @@ class DeliveryReportBlueprint(Blueprint):
         compiled = CompiledSchema(schema, max_messages=settings.max_messages)
         read = partial(_read, compiled)
         key = f"{self.config_prefix}_INBOX_URL"
-        inbox = self._inbox.bind(cast(Flask, setup.app), name, key, read) if self._inbox else None
-        state = _State(read, settings, inbox)
-        setup.app.extensions.setdefault("ants_dr", {})[name] = state
+        inbox = self._inbox.bind(app, name, key, read) if self._inbox else None
+        registrations(app)[name] = Registration(
+            name=name,
+            config_prefix=self.config_prefix,
+            settings=settings,
+            schema=schema,
+            read=read,
+            inbox=inbox,
+        )
 
     def _callback(self, **url_variables: Any) -> Response:
         """The view: the answer to a callback, whether it is taken or refused."""
@@ -163,31 +159,31 @@ class DeliveryReportBlueprint(Blueprint):
     def _receive(self) -> Response:
         app, callback = _app(), _request()
         source = cast(str, callback.blueprint)
-        state = _state(app, source)
+        registration = registrations(app)[source]
         envelope = Envelope(
             source=source,
             content_type=callback.headers.get("Content-Type", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=callback.args.to_dict() if callback.query_string else {},
-            body=_read_body(callback, state.settings.max_content_length),
+            body=_read_body(callback, registration.settings.max_content_length),
         )
         try:
-            report, invalid = state.read(envelope)
+            report, invalid = registration.read(envelope)
         except Exception as error:  # a host's schema can raise anything
-            if state.inbox and envelope.body:
-                state.inbox.quarantine(envelope, error)
+            if registration.inbox and envelope.body:
+                registration.inbox.quarantine(envelope, error)
             raise
         if invalid:
             total = len(report.messages) + len(invalid)
             _logger.warning("%s: %d of %d messages refused", source, len(invalid), total)
-        if state.inbox:
-            state.inbox.accept(envelope, report, invalid)
+        if registration.inbox:
+            registration.inbox.accept(envelope, report, invalid)
         else:
             dispatch_report(app, report, invalid)
         return _answer(app, len(report.messages), invalid)
 
     def _verify_password(self, username: str, password: str) -> bool:
-        settings = _state(current_app, _source()).settings
+        settings = registrations(_app())[_source()].settings
         return not settings.auth_required or is_known(username, password, settings.credentials)
 
     def _refuse(self, status: int) -> Response:
@@ -218,11 +214,6 @@ def _request() -> Request:
 def _source() -> str:
     """The name that the blueprint of this request is registered under."""
     return cast(str, request.blueprint)
-
-
-def _state(app: Flask, source: str) -> _State:
-    state: _State = app.extensions["ants_dr"][source]
-    return state
 
 
 def _read_body(callback: Request, limit: int) -> bytes:

@@ -31,6 +31,7 @@ from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
+from ..registration import registrations
 from . import store
 from .database import Database
 from .masking import describe
@@ -363,8 +364,7 @@ class BoundInbox:
 
 def bound_inboxes(app: Flask) -> list[BoundInbox]:
     """The inboxes of an application's blueprints."""
-    states = app.extensions.get("ants_dr", {}).values()
-    return [state.inbox for state in states if state.inbox]
+    return [known.inbox for known in registrations(app).values() if known.inbox]
 
 
 def _by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:

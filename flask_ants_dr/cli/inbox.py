@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
-from .decoding import decode
-from .errors import CallbackError
-from .errors import InboxUnavailable
+from ..decoding import decode
+from ..errors import CallbackError
+from ..errors import InboxUnavailable
+from ..registration import registrations
+from .group import as_json
+from .group import cli
+from .group import current
 
 if TYPE_CHECKING:
-    from .inbox.inbox import BoundInbox
+    from ..inbox.inbox import BoundInbox
 
-cli = AppGroup("ants-dr", help="Delivery reports of ANTS: the inbox and its workers.")
 quarantine = AppGroup("quarantine", help="What could not be decoded or validated.")
 cli.add_command(quarantine)
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
 older_than = click.option(
     "--older-than", metavar="AGE", required=True, help="E.g. 30d, 12h, 15m or 60s."
 )
@@ -46,8 +47,7 @@ def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        states = current_app.extensions.get("ants_dr", {}).values()
-        inboxes = [state.inbox for state in states if state.inbox]
+        inboxes = [known.inbox for known in registrations(current()).values() if known.inbox]
         if not inboxes:
             raise click.ClickException(
                 "No blueprint of this application has an inbox: register"
@@ -96,7 +96,7 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
     Any number of these can run, on any number of machines with PostgreSQL. At the signal each
     finishes the messages that it is dispatching and gives back what it has not begun.
     """
-    from .inbox import worker
+    from ..inbox import worker
 
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +118,7 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
 @with_inboxes
 def status(inboxes: list[BoundInbox], as_json: bool) -> None:
     """Count the messages by state, and say how old the oldest pending one is."""
-    from .inbox import store
+    from ..inbox import store
 
     found = {}
     now = time.time()
@@ -148,7 +148,7 @@ def status(inboxes: list[BoundInbox], as_json: bool) -> None:
 @with_inboxes
 def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
     """List the messages that were set aside as dead, the latest first."""
-    from .inbox import store
+    from ..inbox import store
 
     rows: list[dict[str, Any]] = []
     for inbox in inboxes:
@@ -175,7 +175,7 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 
     A worker dispatches them; 'flask ants-dr work --once' does so now.
     """
-    from .inbox import store
+    from ..inbox import store
 
     _check_selection(ids, all_)
     count = 0
@@ -198,9 +198,9 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
     A callback that comes again after its messages were purged is new: choose an age after which
     ANTS repeats nothing.
     """
-    from .inbox import store
-    from .inbox.tables import DEAD
-    from .inbox.tables import DONE
+    from ..inbox import store
+    from ..inbox.tables import DEAD
+    from ..inbox.tables import DONE
 
     before = time.time() - _seconds(older_than)
     state = DEAD if dead_ else DONE
@@ -222,7 +222,7 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
 @with_inboxes
 def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
     """List what is in quarantine, the oldest first."""
-    from .inbox import store
+    from ..inbox import store
 
     rows: list[dict[str, Any]] = []
     for inbox in inboxes:
@@ -248,7 +248,7 @@ def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
 @with_inboxes
 def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
     """Show one entry of the quarantine, with its values masked."""
-    from .inbox import store
+    from ..inbox import store
 
     for inbox in inboxes:
         with inbox.database.begin(durable=False) as connection:
@@ -271,7 +271,7 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
     What the schemas in force take is delivered; the rest stays in quarantine. Exit code 1 if
     anything was refused again.
     """
-    from .inbox import store
+    from ..inbox import store
 
     _check_selection(ids, all_)
     taken = refused = 0
@@ -297,7 +297,7 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 @with_inboxes
 def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     """Delete what was quarantined before AGE."""
-    from .inbox import store
+    from ..inbox import store
 
     count = 0
     for inbox in inboxes:

@@ -1,0 +1,4 @@
+"""``flask ants-dr``: a file of commands for each thing that they are about."""
+
+from . import inbox as inbox
+from .group import cli as cli
