@@ -36,3 +36,45 @@ def registrations(app: Flask) -> dict[str, Registration]:
     """The blueprints of an application by their names, in the order of their registration."""
     known: dict[str, Registration] = app.extensions.setdefault("ants_dr", {})
     return known
+
+
+def find_registration(app: Flask, blueprint: str | None = None) -> Registration:
+    """A blueprint of an application, by default the only one.
+
+    :raises ValueError: there is none, or none of that name, or there are several.
+    """
+    known = registrations(app)
+    if not known:
+        raise ValueError("The application has registered no DeliveryReportBlueprint.")
+    if blueprint is None and len(known) > 1:
+        raise ValueError(f"The application has several blueprints; name one: {', '.join(known)}.")
+    if blueprint is not None and blueprint not in known:
+        raise ValueError(f"There is no blueprint {blueprint!r}, only: {', '.join(known)}.")
+    return known[blueprint or next(iter(known))]
+
+
+def callback_path(app: Flask, registration: Registration) -> str:
+    """The path of a blueprint's callback.
+
+    :raises ValueError: its rule has variables.
+    """
+    (rule,) = app.url_map.iter_rules(f"{registration.name}.callback")
+    if rule.arguments - (rule.defaults or {}).keys():
+        raise ValueError(f"The rule {rule.rule} has variables: give the URL.")
+    with app.test_request_context():
+        return str(app.url_for(f"{registration.name}.callback"))
+
+
+def configured_credentials(app: Flask, registration: Registration) -> tuple[str, str]:
+    """The pair that a blueprint is configured with; if it has several, the first.
+
+    :raises ValueError: the host checks credentials itself.
+    """
+    prefix = registration.config_prefix
+    pair = app.config.get(f"{prefix}_USERNAME"), app.config.get(f"{prefix}_PASSWORD")
+    if None in pair:
+        pair = next(iter(app.config.get(f"{prefix}_CREDENTIALS", {}).items()), pair)
+    if None in pair and registration.settings.auth_required:
+        raise ValueError("The application checks credentials itself: give username and password.")
+    username, password = ("" if part is None else str(part) for part in pair)
+    return username, password

@@ -1,0 +1,274 @@
+"""Commands that play ANTS."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from typing import TYPE_CHECKING
+from typing import Any
+
+import click
+
+from ..encoding import ENCODINGS
+from ..encoding import FORMATS
+from ..registration import callback_path
+from ..registration import configured_credentials
+from ..registration import find_registration
+from .group import as_json
+from .group import cli
+from .group import current
+
+if TYPE_CHECKING:
+    from ..simulator import Plan
+    from ..simulator import Summary
+
+_INTERRUPTED = 130
+
+
+def to_a_server(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where the callbacks go, and as whom."""
+    options = [
+        click.option("--url", help="The callback. Default: this application's, on this machine."),
+        click.option("--username", help="Default: what the application is configured with."),
+        click.option("--password", help="Default: what the application is configured with."),
+        click.option("--blueprint", help="The blueprint's name, where there are several."),
+        click.option(
+            "--timeout",
+            default=10.0,
+            show_default=True,
+            type=click.FloatRange(0, min_open=True),
+            help="How long an answer is waited for, in seconds.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def share(context: click.Context, option: click.Parameter, value: str) -> float:
+    try:
+        share = float(value.removesuffix("%")) / (100 if "%" in value else 1)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise click.BadParameter("give a share from 0 to 1, or a percentage such as 5%.")
+    return share
+
+
+def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for part in value.split(","):
+        name, _, weight = part.partition("=")
+        try:
+            weights[name.strip().upper()] = float(weight or 1)
+        except ValueError:
+            weights[""] = -1
+    if "" in weights or min(weights.values()) < 0 or not 0 < sum(weights.values()) < float("inf"):
+        raise click.BadParameter("give names with weights, such as DELIVERED=90,EXPIRED=10.")
+    return weights
+
+
+@cli.command()
+@to_a_server
+@click.option(
+    "--messages",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many messages are reported on.",
+)
+@click.option(
+    "--batch",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of them are in one callback.",
+)
+@click.option("--format", "format_", default="json", show_default=True, type=click.Choice(FORMATS))
+@click.option(
+    "--encoding",
+    default="utf-8",
+    show_default=True,
+    type=click.Choice(ENCODINGS),
+    help="The last is what .NET programs send: UTF-8 that says it is UTF-16.",
+)
+@click.option(
+    "--status",
+    "statuses",
+    default="DELIVERED",
+    show_default=True,
+    callback=mix,
+    help="The final statuses and their weights, e.g. DELIVERED=90,EXPIRED=5,REJECTED=5.",
+)
+@click.option(
+    "--follow", is_flag=True, help="Report ACCEPTED, then PENDING, then the final status."
+)
+@click.option(
+    "--duplicates",
+    default="0",
+    show_default=True,
+    callback=share,
+    help="The share of the callbacks that come twice.",
+)
+@click.option(
+    "--malformed",
+    default="0",
+    show_default=True,
+    callback=share,
+    help="How many broken callbacks come besides, as a share.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Callbacks a second, at most."
+)
+@click.option(
+    "--concurrency",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Callbacks under way at a time.",
+)
+@click.option("--seed", type=int, help="Send the same again, with dates of 1 January 2026.")
+@as_json
+def simulate(
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    blueprint: str | None,
+    timeout: float,
+    format_: Any,
+    rate: float | None,
+    concurrency: int,
+    as_json: bool,
+    **plan: Any,
+) -> None:
+    """Send delivery reports to a running server, as ANTS does.
+
+    Exit code 1 if any answer was not the one that a receiver should give: 200 to what is good, and
+    400, 415 and 422 to the --malformed ones. Ctrl-C stops it, with the table so far.
+    """
+    simulator = _simulator()
+    url, auth = _target(url, username, password, blueprint)
+    planned: Plan = simulator.Plan(format=format_, **plan)
+    interrupted = False
+    with click.progressbar(
+        length=planned.callbacks, label="Callbacks", file=sys.stderr, hidden=as_json
+    ) as progress:
+        try:
+            summary: Summary = simulator.run(
+                planned,
+                url,
+                auth,
+                concurrency=concurrency,
+                rate=rate,
+                timeout=timeout,
+                answered=lambda: progress.update(1),
+            )
+        except KeyboardInterrupt as interrupt:
+            (summary,) = interrupt.args
+            interrupted = True
+    _show(summary, as_json)
+    if not summary.as_expected:
+        raise SystemExit(1)
+    if interrupted:
+        raise SystemExit(_INTERRUPTED)
+
+
+@cli.command("send-sample")
+@to_a_server
+def send_sample(
+    url: str | None,
+    username: str | None,
+    password: str | None,
+    blueprint: str | None,
+    timeout: float,
+) -> None:
+    """Post the two example bodies of ANTS's specification to a running server.
+
+    Exit code 1 if one of them is not taken.
+    """
+    simulator = _simulator()
+    url, auth = _target(url, username, password, blueprint)
+    taken = True
+    for name, content_type in (
+        ("report.json", "application/json"),
+        ("report.xml", "application/xml"),
+    ):
+        body = (files("flask_ants_dr") / "samples" / name).read_bytes()
+        summary = simulator.send(body, content_type, url, auth, timeout=timeout)
+        ((answer, expected),) = summary.answers
+        click.echo(f"{name}: {answer}, {summary.accepted} accepted, {summary.rejected} rejected")
+        taken = taken and expected and summary.rejected == 0
+    if not taken:
+        raise SystemExit(1)
+
+
+def _simulator() -> Any:
+    try:
+        from .. import simulator
+    except ImportError:
+        raise click.ClickException(
+            "This needs an HTTP client: pip install 'Flask-ANTS-DR[simulator]'."
+        ) from None
+    return simulator
+
+
+def _target(
+    url: str | None, username: str | None, password: str | None, blueprint: str | None
+) -> tuple[str, tuple[str, str]]:
+    """Where to, and as whom."""
+    app = current()
+    if url and not url.startswith(("http://", "https://")):
+        raise click.BadParameter("must begin with http:// or https://.", param_hint="--url")
+    try:
+        if url is None:
+            url = local_url(callback_path(app, find_registration(app, blueprint)))
+        if username is None or password is None:
+            known = configured_credentials(app, find_registration(app, blueprint))
+            username, password = username or known[0], password or known[1]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    return url, (username, password)
+
+
+def local_url(path: str) -> str:
+    """Where ``flask run`` serves a path, unless it is told otherwise."""
+    host = os.environ.get("FLASK_RUN_HOST", "127.0.0.1")
+    return f"http://{host}:{os.environ.get('FLASK_RUN_PORT', '5000')}{path}"
+
+
+def _show(summary: Summary, as_json: bool) -> None:
+    rates = {
+        "callbacks_per_second": summary.callbacks / summary.seconds,
+        "messages_per_second": summary.messages / summary.seconds,
+    }
+    if as_json:
+        document = {
+            "answers": [
+                {"answer": answer, "expected": expected, "callbacks": number}
+                for (answer, expected), number in sorted(summary.answers.items())
+            ],
+            "callbacks": summary.callbacks,
+            "messages": summary.messages,
+            "accepted": summary.accepted,
+            "rejected": summary.rejected,
+            "seconds": summary.seconds,
+            **rates,
+            "latency_ms": summary.latency(),
+        }
+        click.echo(json.dumps(document))
+        return
+    click.echo(f"{'answer':<26}{'callbacks':>10}")
+    for (answer, expected), number in sorted(summary.answers.items()):
+        click.echo(f"{answer:<26}{number:>10,}{'' if expected else '  unexpected'}")
+    click.echo(
+        f"{summary.callbacks:,} callbacks with {summary.messages:,} messages in"
+        f" {summary.seconds:.1f} s: {rates['callbacks_per_second']:,.1f} callbacks and"
+        f" {rates['messages_per_second']:,.1f} messages a second"
+    )
+    click.echo(f"The answers count {summary.accepted:,} accepted, {summary.rejected:,} rejected.")
+    if latency := summary.latency():
+        shown = ", ".join(f"{name} {value:.1f} ms" for name, value in latency.items())
+        click.echo(f"Time to answer: {shown}")

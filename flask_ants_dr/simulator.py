@@ -1,0 +1,338 @@
+"""Plays ANTS: makes callbacks as ANTS writes them, and posts them over HTTP.
+
+It needs the extra ``simulator``.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import datetime
+from datetime import timedelta
+from math import ceil
+from statistics import quantiles
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from .encoding import Encoding
+from .encoding import Format
+from .encoding import encode
+from .schemas import BANGKOK
+from .testing import STATUSES
+
+_SENDERS = ("ANTS", "Verify", "MyShop", "Clinic")
+_TEXTS = (
+    "รหัส OTP ของคุณคือ {code} (Ref: {ref}) ใช้ได้ภายใน 5 นาที ห้ามบอกรหัสนี้กับผู้อื่น",
+    "Your verification code is {code}. It expires in 5 minutes. Do not share it with anyone.",
+    "เชิญชวนร่วมกิจกรรม วิ่งการกุศล ANTS มาราธอน",
+    "พัสดุเลขที่ TH{code} กำลังนำส่งวันนี้ ก่อน 18:00 น. หากไม่สะดวกรับ โปรดติดต่อเจ้าหน้าที่ขนส่ง",
+    "Your order {ref} has been shipped and will arrive tomorrow. Track it at https://example.com/{ref}",
+    (
+        "แจ้งเตือนนัดหมาย: ท่านมีนัดตรวจสุขภาพวันพรุ่งนี้ เวลา 09:30 น. กรุณางดน้ำและอาหารอย่างน้อย 8 ชั่วโมง"
+        " และมาก่อนเวลานัด 15 นาที หากต้องการเลื่อนนัด โทร. 02-000-0000"
+    ),
+    "โปรโมชั่นพิเศษ! ลดสูงสุด 50% ทุกสาขา วันนี้ถึงสิ้นเดือนเท่านั้น แสดงข้อความนี้ที่จุดชำระเงิน รหัส {ref}",
+)
+#: How many characters of a text in Thai fit into one SMS, and into one of several.
+_CHARACTERS_OF_ONE, _CHARACTERS_OF_PARTS = 70, 67
+
+_TIME_OF_SEEDED_RUNS = datetime(2026, 1, 1, 9, tzinfo=BANGKOK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is sent.
+
+    :param messages: how many messages are reported on.
+    :param batch: how many of them are in one callback.
+    :param statuses: the final statuses by their weights.
+    :param follow: whether each message is reported on three times: ACCEPTED, PENDING, and at last
+        its final status.
+    :param duplicates: the share of the callbacks that are sent once more, from 0 to 1.
+    :param malformed: how many broken callbacks there are besides, as a share of the others.
+    :param seed: makes the same callbacks every time, with dates of 1 January 2026.
+    """
+
+    messages: int = 100
+    batch: int = 10
+    format: Format = "json"
+    encoding: Encoding = "utf-8"
+    statuses: Mapping[str, float] = field(default_factory=lambda: {"DELIVERED": 1.0})
+    follow: bool = False
+    duplicates: float = 0.0
+    malformed: float = 0.0
+    seed: int | None = None
+
+    @property
+    def stages(self) -> int:
+        """How often each message is reported on."""
+        return 3 if self.follow else 1
+
+    @property
+    def callbacks(self) -> int:
+        """How many callbacks there are, with those that are repeated or broken."""
+        good = ceil(self.messages / self.batch) * self.stages
+        return good + round(good * self.duplicates) + round(good * self.malformed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """One request, and the status of the answer that it should get."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    expected: int
+    messages: int
+
+
+def callbacks(plan: Plan) -> Iterator[list[Callback]]:
+    """The callbacks of a plan. Those in one list are sent one after the other."""
+    dice = random.Random(plan.seed)  # noqa: S311  # no secrets
+    start = _TIME_OF_SEEDED_RUNS if plan.seed is not None else datetime.now(BANGKOK)
+    first_id = dice.randrange(10**19, 10**20)
+    batches = ceil(plan.messages / plan.batch)
+    good = batches * plan.stages
+    repeated = set(dice.sample(range(good), round(good * plan.duplicates)))
+    broken = Counter(dice.choices(range(good), k=round(good * plan.malformed)))
+    kinds = _broken_kinds()
+    for batch in range(batches):
+        size = min(plan.batch, plan.messages - batch * plan.batch)
+        bulk = {"bulkId": str(UUID(int=dice.getrandbits(128), version=4))} if size > 1 else {}
+        ids = range(first_id + batch * plan.batch, first_id + batch * plan.batch + size)
+        lives = [_life(dice, plan, id, start) for id in ids]
+        together = []
+        for stage in range(plan.stages):
+            payload = {**bulk, "details": [life[stage] for life in lives]}
+            body, content_type = encode(payload, plan.format, plan.encoding)
+            one = Callback(body=body, content_type=content_type, expected=200, messages=size)
+            number = batch * plan.stages + stage
+            together += [one] * (2 if number in repeated else 1)
+            together += [next(kinds)(one) for _ in range(broken[number])]
+        yield together
+
+
+def _life(dice: random.Random, plan: Plan, id: int, start: datetime) -> list[dict[str, Any]]:
+    """What is reported of one message, at each stage."""
+    sent = start + timedelta(milliseconds=dice.randrange(60_000))
+    done = sent + timedelta(milliseconds=dice.randrange(1_000, 30_000))
+    text = dice.choice(_TEXTS).format(
+        code=f"{dice.randrange(10**6):06}", ref=f"{dice.getrandbits(20):05X}"
+    )
+    (final,) = dice.choices([*plan.statuses], [*plan.statuses.values()])
+    fits = len(text) <= _CHARACTERS_OF_ONE
+    detail = {
+        "messageId": str(id),
+        # No telephone number of Thailand begins with 00 after the country's code.
+        "to": f"6600{dice.randrange(10**7):07}",
+        "from": dice.choice(_SENDERS),
+        "text": text,
+        "credit": 1.0 if fits else float(ceil(len(text) / _CHARACTERS_OF_PARTS)),
+        "sendDate": _written(sent),
+    }
+    names = [*(["ACCEPTED", "PENDING"] if plan.follow else []), final]
+    return [
+        {
+            **detail,
+            "doneDate": _written(done) if name == final else None,
+            "status": _status(name),
+            "callbackData": "flask-ants-dr simulate",
+        }
+        for name in names
+    ]
+
+
+def _written(moment: datetime) -> str:
+    """A date as .NET writes it: in local time, without zeros at its end."""
+    text = moment.replace(tzinfo=None).isoformat(timespec="milliseconds")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _status(name: str) -> dict[str, str | None]:
+    known = STATUSES.get(name)
+    if known is None:
+        return {"code": "999", "name": name, "description": name}
+    return {"code": known.code, "name": known.name, "description": known.description}
+
+
+def _broken_kinds() -> Iterator[Callable[[Callback], Callback]]:
+    def cut_off(good: Callback) -> Callback:
+        half = good.body[: len(good.body) // 4 * 2]
+        return Callback(body=half, content_type=good.content_type, expected=400, messages=0)
+
+    def of_another_type(good: Callback) -> Callback:
+        return Callback(body=good.body, content_type="text/plain", expected=415, messages=0)
+
+    def without_identifiers(good: Callback) -> Callback:
+        body, content_type = encode({"details": [{"to": "66000000000"}]})
+        return Callback(body=body, content_type=content_type, expected=422, messages=0)
+
+    while True:
+        yield from (cut_off, of_another_type, without_identifiers)
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of a run."""
+
+    answers: Counter[tuple[str, bool]] = field(default_factory=Counter)
+    """Callbacks by their answer, a status or why there was none, and whether it was expected."""
+    messages: int = 0
+    """Sent, repeated ones included."""
+    accepted: int = 0
+    """Messages that the answers count as taken."""
+    rejected: int = 0
+    """Messages that the answers count as refused."""
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    """Of the answers, in milliseconds."""
+
+    @property
+    def callbacks(self) -> int:
+        return sum(self.answers.values())
+
+    @property
+    def as_expected(self) -> bool:
+        return all(expected for _, expected in self.answers)
+
+    def latency(self) -> dict[str, float]:
+        """Percentiles in milliseconds."""
+        if not self.latencies:
+            return {}
+        many = self.latencies * 2 if len(self.latencies) == 1 else self.latencies
+        hundredths = quantiles(many, n=100, method="inclusive")
+        return {
+            "median": hundredths[49],
+            "95 %": hundredths[94],
+            "99 %": hundredths[98],
+            "longest": max(many),
+        }
+
+
+def run(
+    plan: Plan,
+    url: str,
+    auth: tuple[str, str],
+    *,
+    concurrency: int = 1,
+    rate: float | None = None,
+    timeout: float = 10.0,
+    stop: threading.Event | None = None,
+    answered: Callable[[], None] = lambda: None,
+) -> Summary:
+    """Send the callbacks of a plan.
+
+    :param auth: the name and the password that ANTS presents.
+    :param concurrency: how many callbacks are under way at a time, at most.
+    :param rate: how many begin in a second, at most.
+    :param timeout: how long an answer is waited for, in seconds.
+    :param stop: where it is set, or Ctrl-C is pressed, those under way are waited for and no others
+        begin.
+    :param answered: called after each answer, or when there is none.
+    :raises KeyboardInterrupt: Ctrl-C was pressed. Its argument is the summary so far.
+    """
+    stop = stop or threading.Event()
+    summary = Summary()
+    lock = threading.Lock()
+    waiting = callbacks(plan)
+    turn = time.perf_counter()
+
+    def wait_for_turn() -> None:
+        nonlocal turn
+        if rate:
+            with lock:
+                turn = max(turn, time.perf_counter()) + 1 / rate
+                wait = turn - 1 / rate - time.perf_counter()
+            if wait > 0:
+                stop.wait(wait)
+
+    def work(client: httpx.Client) -> None:
+        while not stop.is_set():
+            with lock:
+                together: Sequence[Callback] = next(waiting, ())
+            if not together:
+                return
+            for callback in together:
+                wait_for_turn()
+                if stop.is_set():
+                    return
+                outcome = _post(client, url, callback, timeout)
+                with lock:
+                    _count(summary, callback, *outcome)
+                    answered()
+
+    started = time.perf_counter()
+    limits = httpx.Limits(max_connections=concurrency)
+    with httpx.Client(auth=auth, timeout=timeout, limits=limits) as client:
+        threads = [threading.Thread(target=work, args=(client,)) for _ in range(concurrency)]
+        for thread in threads:
+            thread.start()
+        interrupted = False
+        while any(thread.is_alive() for thread in threads):
+            try:
+                for thread in threads:
+                    thread.join(0.1)
+            except KeyboardInterrupt:
+                interrupted = True
+                stop.set()
+    summary.seconds = time.perf_counter() - started
+    if interrupted:
+        raise KeyboardInterrupt(summary)
+    return summary
+
+
+def send(
+    body: bytes, content_type: str, url: str, auth: tuple[str, str], *, timeout: float = 10.0
+) -> Summary:
+    """Send one body that should be taken."""
+    summary = Summary()
+    callback = Callback(body=body, content_type=content_type, expected=200, messages=0)
+    with httpx.Client(auth=auth, timeout=timeout) as client:
+        _count(summary, callback, *_post(client, url, callback, timeout))
+    return summary
+
+
+def _post(
+    client: httpx.Client, url: str, callback: Callback, timeout: float
+) -> tuple[str, httpx.Response | None, float]:
+    started = time.perf_counter()
+    try:
+        response = client.post(
+            url, content=callback.body, headers={"Content-Type": callback.content_type}
+        )
+    except httpx.TimeoutException:
+        return f"no answer in {timeout:g} s", None, 0
+    except httpx.ConnectError:
+        return "no connection", None, 0
+    except httpx.TransportError:
+        return "closed without an answer", None, 0
+    return str(response.status_code), response, (time.perf_counter() - started) * 1000
+
+
+def _count(
+    summary: Summary,
+    callback: Callback,
+    answer: str,
+    response: httpx.Response | None,
+    milliseconds: float,
+) -> None:
+    summary.messages += callback.messages
+    summary.answers[answer, answer == str(callback.expected)] += 1
+    if response is None:
+        return
+    summary.latencies.append(milliseconds)
+    if response.status_code == 200:
+        with suppress(ValueError, TypeError, AttributeError):
+            counts = response.json()
+            summary.accepted += int(counts.get("accepted", 0))
+            summary.rejected += int(counts.get("rejected", 0))
