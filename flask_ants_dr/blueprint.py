@@ -35,6 +35,7 @@ from .errors import Unauthorized
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
+from .registration import NOTIFY_URL_CHARACTERS
 from .registration import Registration
 from .registration import registrations
 from .schemas import MAX_ERRORS
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_NOTIFY_URL_CHARACTERS = 150
 _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
 
 
@@ -116,10 +116,10 @@ class DeliveryReportBlueprint(Blueprint):
         if name is None:
             raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")
         url = url_for(f"{name}.callback", _external=True, **query)
-        if len(url) > _NOTIFY_URL_CHARACTERS:
+        if len(url) > NOTIFY_URL_CHARACTERS:
             raise ValueError(
                 f"The callback's URL has {len(url)} characters, and ANTS takes"
-                f" {_NOTIFY_URL_CHARACTERS}: pass less in the query string, or shorten the rule."
+                f" {NOTIFY_URL_CHARACTERS}: pass less in the query string, or shorten the rule."
             )
         return {"notifyUrl": url, "notifyContentType": content_type}
 

@@ -17,6 +17,9 @@ from .schemas import ReportSchema
 if TYPE_CHECKING:
     from .inbox.inbox import BoundInbox
 
+#: ANTS takes no longer notifyUrl (its documentation of the Send request).
+NOTIFY_URL_CHARACTERS = 150
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:

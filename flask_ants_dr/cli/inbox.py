@@ -118,21 +118,7 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
 @with_inboxes
 def status(inboxes: list[BoundInbox], as_json: bool) -> None:
     """Count the messages by state, and say how old the oldest pending one is."""
-    from ..inbox import store
-
-    found = {}
-    now = time.time()
-    for inbox in inboxes:
-        with inbox.database.begin(durable=False) as connection:
-            oldest = store.oldest_pending(connection, inbox.source)
-            kept = store.quarantined(connection, inbox.source)
-            sizes = {row.callback_id: row.bytes for row in kept}
-            found[inbox.source] = store.counts(connection, inbox.source) | {
-                "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
-                "done_last_minute": store.done_since(connection, inbox.source, now - 60),
-                "quarantined": len(kept),
-                "quarantined_bytes": sum(sizes.values()),
-            }
+    found = {inbox.source: inbox.status() for inbox in inboxes}
     if as_json:
         click.echo(json.dumps(found))
         return

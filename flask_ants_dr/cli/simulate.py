@@ -63,7 +63,7 @@ def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str
     for part in value.split(","):
         name, _, weight = part.partition("=")
         try:
-            weights[name.strip().upper()] = float(weight or 1)
+            weights[name.strip().upper()] = float(weight) if "=" in part else 1
         except ValueError:
             weights[""] = -1
     if "" in weights or min(weights.values()) < 0 or not 0 < sum(weights.values()) < float("inf"):
@@ -170,6 +170,8 @@ def simulate(
             (summary,) = interrupt.args
             interrupted = True
     _show(summary, as_json)
+    if ("no connection", False) in summary.answers:
+        click.echo(f"There is no server at {url}: start it, or name it with --url.", err=True)
     if not summary.as_expected:
         raise SystemExit(1)
     if interrupted:

@@ -182,6 +182,22 @@ class BoundInbox:
         self._dispatch(claimed, token, now, self._load, stop or _never)
         return len(claimed)
 
+    def status(self) -> dict[str, Any]:
+        """How many messages are in each state, and how it stands with them.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        now = time.time()
+        with self.database.begin(durable=False) as connection:
+            oldest = store.oldest_pending(connection, self.source)
+            kept = store.quarantined(connection, self.source)
+            return store.counts(connection, self.source) | {
+                "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
+                "done_last_minute": store.done_since(connection, self.source, now - 60),
+                "quarantined": len(kept),
+                "quarantined_bytes": sum({row.callback_id: row.bytes for row in kept}.values()),
+            }
+
     def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
         """The ids of messages that wait for a worker, or were left unfinished by one."""
         now = time.time()

@@ -1,0 +1,228 @@
+"""What an application would do with delivery reports in production, and what would lose some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from flask import Flask
+
+from .errors import InboxUnavailable
+from .registration import NOTIFY_URL_CHARACTERS
+from .registration import Registration
+from .registration import callback_path
+from .registration import configured_credentials
+from .registration import registrations
+from .signals import callback_rejected
+from .signals import message_delivered
+from .signals import message_failed
+from .signals import message_invalid
+from .signals import message_reported
+from .signals import report_received
+
+# ANTS recommends up to 500 destinations in a bulk, with texts of up to 1,600 characters each, which
+# are three bytes long in Thai.
+_MESSAGES_OF_A_BULK = 500
+_BYTES_OF_A_BULK = _MESSAGES_OF_A_BULK * (1600 * 3 + 1000)
+
+_PASSWORD_CHARACTERS = 12
+_MINUTES_WITHOUT_WORKER = 10
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    blueprint: str
+    level: Level
+    """``"error"`` where reports would be lost."""
+    subject: str
+    text: str
+
+
+def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
+    """Look at an application as it is configured.
+
+    :param notify_url: the callback's external URL, where the application does not know it.
+    """
+    known = registrations(app)
+    if not known:
+        text = "no DeliveryReportBlueprint is registered: app.register_blueprint(...)"
+        return [Finding("", "error", "route", text)]
+    looks = (
+        _route,
+        partial(_url, url=notify_url),
+        _credentials,
+        _time_zone,
+        _limits,
+        _inbox,
+        _subscribers,
+    )
+    return [
+        Finding(registration.name, *found)
+        for registration in known.values()
+        for look in looks
+        for found in look(app, registration)
+    ]
+
+
+_Found = Iterator[tuple[Level, str, str]]
+
+
+def _route(app: Flask, registration: Registration) -> _Found:
+    for rule in app.url_map.iter_rules(f"{registration.name}.callback"):
+        yield "ok", "route", f"POST {rule.rule}"
+
+
+def _url(app: Flask, registration: Registration, url: str | None) -> _Found:
+    if url is None:
+        server_name = app.config.get("SERVER_NAME")
+        if server_name is None:
+            yield (
+                "warning",
+                "notifyUrl",
+                "known in requests only: set SERVER_NAME and PREFERRED_URL_SCHEME, or give --url",
+            )
+            return
+        try:
+            path = callback_path(app, registration)
+        except ValueError:
+            yield "warning", "notifyUrl", "its rule has variables: give one with --url"
+            return
+        url = f"{app.config['PREFERRED_URL_SCHEME']}://{server_name}{path}"
+    if len(url) > NOTIFY_URL_CHARACTERS:
+        yield (
+            "error",
+            "notifyUrl",
+            f"{url} has {len(url)} characters, and ANTS takes {NOTIFY_URL_CHARACTERS}",
+        )
+    elif not url.startswith("https://"):
+        yield "warning", "notifyUrl", f"{url} is not HTTPS: everyone on the way reads the password"
+    else:
+        yield "ok", "notifyUrl", url
+
+
+def _credentials(app: Flask, registration: Registration) -> _Found:
+    if not registration.settings.auth_required:
+        prefix = registration.config_prefix
+        yield (
+            "warning",
+            "credentials",
+            f"{prefix}_AUTH_REQUIRED is False: everyone can post reports",
+        )
+        return
+    if not registration.settings.credentials:
+        yield "ok", "credentials", "checked by a verify_password of the application's"
+        return
+    _, password = configured_credentials(app, registration)
+    if len(password) < _PASSWORD_CHARACTERS or len(set(password)) < _PASSWORD_CHARACTERS // 2:
+        yield (
+            "warning",
+            "credentials",
+            (
+                f"present, but the password is weak: take {_PASSWORD_CHARACTERS} characters or more,"
+                " at random"
+            ),
+        )
+    else:
+        yield "ok", "credentials", f"{len(registration.settings.credentials)} present"
+
+
+def _time_zone(app: Flask, registration: Registration) -> _Found:
+    name = str(registration.settings.timezone)
+    if name == "Asia/Bangkok":
+        yield "ok", "time zone", name
+    else:
+        yield "warning", "time zone", f"{name}, while ANTS writes its dates in Asia/Bangkok"
+
+
+def _limits(app: Flask, registration: Registration) -> _Found:
+    settings, prefix = registration.settings, registration.config_prefix
+    if settings.max_content_length < _BYTES_OF_A_BULK:
+        yield (
+            "error",
+            "limits",
+            (
+                f"{prefix}_MAX_CONTENT_LENGTH is {settings.max_content_length:,} bytes, and a bulk of"
+                f" {_MESSAGES_OF_A_BULK} messages can have {_BYTES_OF_A_BULK:,}"
+            ),
+        )
+    if settings.max_messages < _MESSAGES_OF_A_BULK:
+        yield (
+            "error",
+            "limits",
+            (
+                f"{prefix}_MAX_MESSAGES is {settings.max_messages:,}, and a bulk can have"
+                f" {_MESSAGES_OF_A_BULK}"
+            ),
+        )
+    else:
+        size = f"{settings.max_content_length:,} bytes, {settings.max_messages:,} messages"
+        yield "ok", "limits", size
+
+
+def _inbox(app: Flask, registration: Registration) -> _Found:
+    inbox = registration.inbox
+    if inbox is None:
+        yield (
+            "warning",
+            "inbox",
+            "none: what a subscriber fails on is lost, unless ANTS sends it again",
+        )
+        return
+    try:
+        counts = inbox.status()
+    except InboxUnavailable:
+        yield "error", "inbox", "its database fails; if tables are missing: flask ants-dr init-db"
+        return
+    waiting = counts["oldest_pending_seconds"] or 0
+    backlog = f"{counts['pending']:,} pending, {counts['dead']:,} dead"
+    if waiting > _MINUTES_WITHOUT_WORKER * 60:
+        yield (
+            "error",
+            "inbox",
+            f"{backlog}, the oldest for {waiting / 60:,.0f} minutes: start flask ants-dr work",
+        )
+    elif counts["dead"] or counts["quarantined"]:
+        yield (
+            "warning",
+            "inbox",
+            (
+                f"{backlog}, {counts['quarantined']:,} in quarantine: see flask ants-dr dead and"
+                " flask ants-dr quarantine list"
+            ),
+        )
+    else:
+        yield "ok", "inbox", backlog
+
+
+def _subscribers(app: Flask, registration: Registration) -> _Found:
+    heard = {
+        signal: [
+            getattr(receiver, "__qualname__", type(receiver).__qualname__)
+            for receiver in signal.receivers_for(app)
+        ]
+        for signal in (
+            report_received,
+            message_reported,
+            message_delivered,
+            message_failed,
+            message_invalid,
+            callback_rejected,
+        )
+    }
+    needed = {message_reported, message_delivered, message_failed}
+    for signal, names in heard.items():
+        level: Level = "ok"
+        text = ", ".join(names) or "nobody"
+        if signal in needed and not any(heard[one] for one in needed):
+            level = "error"
+            text += ": no message is heard; if there is a subscriber, is its module imported?"
+        elif signal is message_failed and not names and not heard[message_reported]:
+            level = "warning"
+            text += ": messages that fail are heard by none"
+        yield level, str(signal.name), text
