@@ -81,7 +81,9 @@ def add_callbacks(spec: APISpec, app: Flask) -> None:
     spec.components.schema("Accepted", _ACCEPTED)
     spec.components.schema("Problem", _PROBLEM)
     for registration in registrations(app).values():
-        reference = plugin.converter.resolve_nested_schema(registration.schema)
+        reference = plugin.converter.resolve_nested_schema(  # type: ignore[no-untyped-call]
+            registration.schema
+        )
         _add_callback(spec, app, registration, reference)
 
 
