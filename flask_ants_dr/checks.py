@@ -151,7 +151,7 @@ def _limits(app: Flask, registration: Registration) -> _Found:
                 f" {_MESSAGES_OF_A_BULK} messages can have {_BYTES_OF_A_BULK:,}"
             ),
         )
-    if settings.max_messages < _MESSAGES_OF_A_BULK:
+    elif settings.max_messages < _MESSAGES_OF_A_BULK:
         yield (
             "error",
             "limits",

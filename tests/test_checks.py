@@ -1,0 +1,272 @@
+"""What ``flask ants-dr check`` finds, and ``flask ants-dr openapi`` describes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from conftest import PASSWORD
+from conftest import USERNAME
+from conftest import Heard
+from conftest import bound_inbox
+from conftest import make_app
+from flask import Flask
+from openapi_spec_validator import validate
+from werkzeug.serving import make_server
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageSchema
+from flask_ants_dr import ReportSchema
+from flask_ants_dr import message_delivered
+from flask_ants_dr import message_reported
+from flask_ants_dr.checks import check
+from flask_ants_dr.cli import cli
+from flask_ants_dr.encoding import encode
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.openapi import add_callbacks
+from flask_ants_dr.openapi import openapi_document
+from flask_ants_dr.schemas import Details
+from flask_ants_dr.schemas import String
+from flask_ants_dr.testing import AntsClient
+from flask_ants_dr.testing import make_report
+
+GOOD: dict[str, Any] = {
+    "SERVER_NAME": "sms.example.com",
+    "PREFERRED_URL_SCHEME": "https",
+    "ANTS_DR_PASSWORD": "correct horse battery staple",
+}
+
+
+def levels(app: Flask, url: str | None = None) -> dict[str, str]:
+    return {finding.subject: finding.level for finding in check(app, url)}
+
+
+@pytest.fixture
+def inbox_app(tmp_path: Path) -> Iterator[Flask]:
+    url = f"sqlite:///{tmp_path}/inbox.sqlite3"
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox(eager=False)), ANTS_DR_INBOX_URL=url, **GOOD)
+    yield app
+    bound_inbox(app).database.close()
+
+
+def test_nothing_to_complain_of(inbox_app: Flask) -> None:
+    heard = Heard(inbox_app)
+    assert set(levels(inbox_app).values()) == {"ok"}
+    run = inbox_app.test_cli_runner().invoke(cli, ["check"])
+    assert run.exit_code == 0
+    assert "https://sms.example.com/sms/callback" in run.output
+    assert "curl -u" in run.output
+    assert "battery" not in run.output
+    assert heard.calls == []
+
+
+def test_nobody_listens() -> None:
+    app = make_app(**GOOD)
+    found = levels(app)
+    assert {found[name] for name in ("message-reported", "message-delivered")} == {"error"}
+    run = app.test_cli_runner().invoke(cli, ["check", "--json"])
+    assert run.exit_code == 1
+    assert {
+        "blueprint": "ants_dr",
+        "level": "ok",
+        "subject": "route",
+        "text": "POST /sms/callback",
+    } in (json.loads(run.output))
+
+
+def test_failures_that_nobody_hears() -> None:
+    app = make_app(**GOOD)
+
+    def subscriber(sender: Flask, **arguments: Any) -> None: ...
+
+    message_delivered.connect(subscriber, sender=app)
+    assert levels(app)["message-failed"] == "warning"
+    assert levels(app)["message-reported"] == "ok"
+    message_reported.connect(subscriber, sender=app)
+    assert levels(app)["message-failed"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("config", "url", "level"),
+    [
+        ({}, None, "warning"),
+        ({"SERVER_NAME": "a.example"}, None, "warning"),
+        ({"SERVER_NAME": ".".join(["a" * 46] * 3), "PREFERRED_URL_SCHEME": "https"}, None, "error"),
+        ({}, "https://a.example/sms/callback", "ok"),
+        ({}, "https://a.example/" + "a" * 133, "error"),
+        ({}, "https://a.example/" + "a" * 132, "ok"),
+    ],
+)
+def test_the_url(config: dict[str, Any], url: str | None, level: str) -> None:
+    assert levels(make_app(**config), url)["notifyUrl"] == level
+
+
+def test_the_url_of_a_rule_with_variables() -> None:
+    app = make_app(DeliveryReportBlueprint(rule="/sms/<tenant>"), SERVER_NAME="a.example")
+    assert levels(app)["notifyUrl"] == "warning"
+    assert app.test_cli_runner().invoke(cli, ["check"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "subject", "level"),
+    [
+        ({"ANTS_DR_PASSWORD": "short"}, "credentials", "warning"),
+        ({"ANTS_DR_PASSWORD": "aaaaaaaaaaaaaaaa"}, "credentials", "warning"),
+        ({"ANTS_DR_PASSWORD": "a8f2k1m9x7q4"}, "credentials", "ok"),
+        ({"ANTS_DR_TIMEZONE": "UTC"}, "time zone", "warning"),
+        ({}, "time zone", "ok"),
+        ({"ANTS_DR_MAX_CONTENT_LENGTH": 1_000_000}, "limits", "error"),
+        ({"ANTS_DR_MAX_MESSAGES": 499}, "limits", "error"),
+        ({"ANTS_DR_MAX_MESSAGES": 500}, "limits", "ok"),
+        ({}, "inbox", "warning"),
+    ],
+)
+def test_the_configuration(config: dict[str, Any], subject: str, level: str) -> None:
+    assert levels(make_app(**config))[subject] == level
+
+
+@pytest.mark.filterwarnings("ignore:ANTS_DR_AUTH_REQUIRED")
+def test_other_ways_to_authenticate() -> None:
+    assert levels(make_open_app())["credentials"] == "warning"
+    blueprint = DeliveryReportBlueprint()
+    blueprint.auth.verify_password(lambda username, password: False)
+    app = Flask(__name__)
+    app.register_blueprint(blueprint)
+    assert levels(app)["credentials"] == "ok"
+
+
+def make_open_app() -> Flask:
+    app = Flask(__name__)
+    app.config["ANTS_DR_AUTH_REQUIRED"] = False
+    app.register_blueprint(DeliveryReportBlueprint())
+    return app
+
+
+def test_the_backlog(inbox_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with inbox_app.test_request_context():
+        client = AntsClient(inbox_app.test_client())
+    client.deliver(make_report())
+    assert levels(inbox_app)["inbox"] == "ok"
+    client.post(b"{", "application/json")
+    assert levels(inbox_app)["inbox"] == "warning"
+    inbox = bound_inbox(inbox_app)
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_callbacks SET received_at = received_at - 3600")
+    assert levels(inbox_app)["inbox"] == "error"
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE ants_dr_quarantine")
+    assert levels(inbox_app)["inbox"] == "error"
+
+
+def test_no_blueprint() -> None:
+    app = Flask(__name__)
+    (finding,) = check(app)
+    assert (finding.level, finding.subject) == ("error", "route")
+    assert app.test_cli_runner().invoke(cli, ["check"]).exit_code == 1
+
+
+# The OpenAPI document.
+
+
+class OwnMessageSchema(MessageSchema):
+    operator = String(required=True)
+
+
+class OwnReportSchema(ReportSchema):
+    details = Details(OwnMessageSchema, attribute="messages", required=True)
+
+
+def test_the_document_is_valid_and_of_the_schema_in_force(inbox_app: Flask) -> None:
+    inbox_app.register_blueprint(
+        DeliveryReportBlueprint("own", rule="/own/<int:shop>", schema=OwnReportSchema)
+    )
+    run = inbox_app.test_cli_runner().invoke(cli, ["openapi"])
+    document = json.loads(run.output)
+    validate(document)
+    assert document == openapi_document(inbox_app)
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    assert paths.keys() == {"/sms/callback", "/own/{shop}"}
+    assert "503" in paths["/sms/callback"]["post"]["responses"]
+    assert "503" not in paths["/own/{shop}"]["post"]["responses"]
+    assert "operator" in schemas["OwnMessage"]["required"]
+    assert schemas["Message"]["properties"]["credit"]["type"] == ["number", "string", "null"]
+    assert schemas["Message"]["properties"]["messageId"]["type"] == ["string", "integer"]
+
+
+def test_a_document_of_the_hosts(app: Flask) -> None:
+    spec = APISpec("Host", "1", "3.1.0", plugins=[MarshmallowPlugin()])
+    spec.path("/orders", operations={"get": {"responses": {"200": {"description": "Orders"}}}})
+    add_callbacks(spec, app)
+    document = spec.to_dict()
+    validate(document)
+    assert document["paths"].keys() == {"/orders", "/sms/callback"}
+    with pytest.raises(ValueError, match="needs a MarshmallowPlugin"):
+        add_callbacks(APISpec("Host", "1", "3.1.0"), app)
+
+
+def test_schemathesis_finds_nothing(inbox_app: Flask, tmp_path: Path) -> None:
+    """Against a real server: no 5xx, and no answer that the document does not describe."""
+    inbox_app.config["SERVER_NAME"] = None
+    document = tmp_path / "openapi.json"
+    document.write_text(json.dumps(openapi_document(inbox_app)))
+    server = make_server("127.0.0.1", 0, inbox_app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    checks = [
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_schema_conformance",
+        "response_headers_conformance",
+    ]
+    try:
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from schemathesis.cli import schemathesis; schemathesis()",
+                "run",
+                str(document),
+                "--url",
+                f"http://127.0.0.1:{server.port}",
+                "--auth",
+                f"{USERNAME}:{GOOD['ANTS_DR_PASSWORD']}",
+                "--checks",
+                ",".join(checks),
+                "--max-examples",
+                "30",
+                "--no-color",
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert run.returncode == 0, run.stdout
+    assert "Tested: 1" in run.stdout
+
+
+def test_what_the_document_says_of_xml_is_taken(app: Flask) -> None:
+    """The names that it gives to the elements are those that ANTS uses."""
+    document = openapi_document(app)
+    content = document["paths"]["/sms/callback"]["post"]["requestBody"]["content"]
+    assert content["application/xml"]["schema"]["xml"] == {"name": "CALLBACK"}
+    details = document["components"]["schemas"]["Report"]["properties"]["details"]
+    assert details["xml"] == {"wrapped": True}
+    assert details["items"]["xml"] == {"name": "detail"}
+    body, _ = encode({"details": [{"messageId": "1"}]}, "xml")
+    assert b"<CALLBACK" in body
+    assert b"<detail>" in body
+    assert PASSWORD not in json.dumps(document)
