@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -222,8 +223,10 @@ def _target(
 ) -> tuple[str, tuple[str, str]]:
     """Where to, and as whom."""
     app = current()
-    if url and not url.startswith(("http://", "https://")):
-        raise click.BadParameter("must begin with http:// or https://.", param_hint="--url")
+    if url is not None and not _is_of_a_server(url):
+        raise click.BadParameter(
+            "give one such as http://127.0.0.1:5000/sms/callback.", param_hint="--url"
+        )
     try:
         if url is None:
             url = local_url(callback_path(app, find_registration(app, blueprint)))
@@ -235,6 +238,14 @@ def _target(
     return url, (username, password)
 
 
+def _is_of_a_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def local_url(path: str) -> str:
     """Where ``flask run`` serves a path, unless it is told otherwise."""
     host = os.environ.get("FLASK_RUN_HOST", "127.0.0.1")
@@ -243,8 +254,8 @@ def local_url(path: str) -> str:
 
 def _show(summary: Summary, as_json: bool) -> None:
     rates = {
-        "callbacks_per_second": summary.callbacks / summary.seconds,
-        "messages_per_second": summary.messages / summary.seconds,
+        "callbacks_per_second": round(summary.callbacks / summary.seconds, 1),
+        "messages_per_second": round(summary.messages / summary.seconds, 1),
     }
     if as_json:
         document = {
@@ -256,9 +267,9 @@ def _show(summary: Summary, as_json: bool) -> None:
             "messages": summary.messages,
             "accepted": summary.accepted,
             "rejected": summary.rejected,
-            "seconds": summary.seconds,
+            "seconds": round(summary.seconds, 3),
             **rates,
-            "latency_ms": summary.latency(),
+            "latency_ms": {name: round(value, 1) for name, value in summary.latency().items()},
         }
         click.echo(json.dumps(document))
         return
