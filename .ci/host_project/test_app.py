@@ -1,19 +1,18 @@
-from app import create_app
-from pytest import fixture
-from pytest import mark
+import pytest
 
+from app import create_app
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
 from flask_ants_dr.testing import record_signals
 
 
-@fixture
+@pytest.fixture
 def app():
     return create_app()
 
 
-@mark.parametrize("format", ["json", "xml"])
+@pytest.mark.parametrize("format", ["json", "xml"])
 def test_a_delivered_order(app, format):
     report = make_report(make_message(), url_params={"order": "42"})
     assert AntsClient(app.test_client()).deliver(report, format=format).status_code == 200
