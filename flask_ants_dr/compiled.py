@@ -1,10 +1,9 @@
 """The schemas, compiled: messages that are as they should be load some ten times as fast.
 
-What a schema's fields are becomes the source of one function, which makes from a valid object the
-model that marshmallow would. The schema stays the only description of the format: a value that is
-not the ordinary one, and a field of a type that is not known here, is handed to the field itself,
-and where that refuses, the object is handed to marshmallow, whose errors then count. (So a field of
-a host's can be asked twice about an object that is not valid.)
+What a schema's fields are becomes the source of one function, which makes of a valid object the model
+that marshmallow would, and says of any other that it is not for it: then marshmallow loads it. The
+schema stays the only description of the format. Compiled is what can be proven to load as usual:
+schemas that add plain fields of our types to ours, and make our models. No code of a host's runs here.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import EXCLUDE
 from marshmallow import Schema
+from marshmallow import ValidationError
 from marshmallow import missing
 from marshmallow.fields import Field
 
@@ -40,23 +40,27 @@ from .schemas import Credit
 from .schemas import Date
 from .schemas import Details
 from .schemas import Load
+from .schemas import MessageSchema
 from .schemas import One
 from .schemas import ReportSchema
+from .schemas import StatusSchema
 from .schemas import String
 from .schemas import WireSchema
-from .schemas import load_isolated
 from .schemas import validate
 
 #: Makes a :data:`Load` for the objects of one callback. It is told whether every string in it is
-#: storable, and whether its structure has been checked.
-NewLoad = Callable[[bool, bool], Load]
+#: storable, and what to call before it looks at what is nested or that no field knows.
+NewLoad = Callable[[bool, Callable[[], None]], Load]
 
-# What a subclass can define without changing how it loads: its fields and hooks are looked at.
-_HARMLESS = {
-    *("Meta", "model", "opts", "_declared_fields", "_hooks", "_abc_impl"),
+_OURS = {WireSchema, StatusSchema, MessageSchema, ReportSchema, *Schema.__mro__}
+_MODELS = {Status, MessageReport, DeliveryReport}
+
+# What a class has that only adds fields to a schema.
+_OF_FIELDS = {
+    *("Meta", "opts", "_declared_fields", "_hooks", "_abc_impl"),
     *("__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__"),
     *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
-    *("__abstractmethods__", "__parameters__", "__orig_bases__"),
+    *("__abstractmethods__", "__dict__", "__weakref__"),
 }
 
 # What separates minutes, seconds and their fraction, by the length of the date.
@@ -64,6 +68,17 @@ _SEPARATORS = {19: "::", **dict.fromkeys(range(21, 27), "::.")}
 
 _LONGEST_CREDIT = 50
 _KEPT = 1000
+
+# What goes wrong in the code below with a value that is not the usual one.
+_UNUSUAL = (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    TypeError,
+    ValidationError,
+    ValueError,
+)
+_REFUSED = object()
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
@@ -79,75 +94,79 @@ class CompiledSchema:
     def __init__(self, schema: ReportSchema, *, max_messages: int) -> None:
         self._schema = schema
         self._max_messages = max_messages
-        self._new_load = _compile(schema, max_messages)
-        self._new_loads: dict[Field[Any], NewLoad] = {
-            field: _compile(field.schema, max_messages)
+        self._new_load = None if schema.many else _compile(schema)
+        self._new_loads = [
+            (field, new_load)
             for field in schema.load_fields.values()
-            if isinstance(field, Details)
-        }
+            if isinstance(field, Details) and (new_load := _compile(field.schema))
+        ]
 
     def validate(self, payload: Payload) -> tuple[DeliveryReport, list[InvalidDetail]]:
-        """Do what :func:`~flask_ants_dr.schemas.validate` does, and look at the structure.
+        """Do what :func:`~flask_ants_dr.schemas.validate` does.
 
-        :raises MalformedBody: the structure is none of a delivery report.
+        :raises MalformedBody: the structure is none of a delivery report. It is not looked at where
+            all that there is was known to be good anyway.
         """
-        load = self._new_load(payload.storable, payload.characters is None)
-        try:
-            return load_isolated(load, payload.value, max_messages=self._max_messages)
-        except Exception:  # it is not valid from end to end, or not usual
-            payload.check_structure()
-        compiled = {
-            field: new_load(payload.storable, True) for field, new_load in self._new_loads.items()
-        }
+        looked = payload.characters is None
+
+        def look() -> None:
+            nonlocal looked
+            if not looked:
+                payload.check_structure()
+                looked = True
+
         return validate(
-            self._schema, payload.value, max_messages=self._max_messages, compiled=compiled
+            self._schema,
+            payload.value,
+            max_messages=self._max_messages,
+            load=self._new_load and self._new_load(payload.storable, look),
+            loads={id(field): new(payload.storable, look) for field, new in self._new_loads},
+            look=look,
         )
 
 
-def _compile(schema: Schema, max_messages: int) -> NewLoad:
+def _compile(schema: Schema) -> NewLoad | None:
+    """Compile a schema, or return ``None`` if it may load in a way of its own."""
     if not isinstance(schema, WireSchema) or not _loads_as_usual(schema):
-        return _not_compiled
+        return None
     values = [
-        _value(number, name, field, max_messages)
+        _value(number, name, field)
         for number, (name, field) in enumerate(schema.load_fields.items())
     ]
+    if None in values or len({value.key for value in values if value}) < len(values):
+        return None
+    known = [value for value in values if value]
     namespace: dict[str, Any] = {
-        "CONTAINERS": {dict, list},
         "Draft": _Draft,
         "Model": schema.model,
+        "REFUSED": _REFUSED,
         "SEPARATORS": _SEPARATORS,
+        "UNUSUAL": _UNUSUAL,
+        "ask": _ask,
+        "ask_details": _ask_details,
         "long_date": _long_date,
         "missing": missing,
         "parse_date": datetime.fromisoformat,
         "unknown_members": schema.unknown_members,
         "unstorable": _unstorable,
     }
-    for value in values:
+    for value in known:
         namespace |= value.names
-    exec("\n".join(_source(schema.model, values)), namespace)  # noqa: S102  # of our own making
+    exec("\n".join(_source(schema.model, known)), namespace)  # noqa: S102  # of our own making
     new_load: NewLoad = namespace["new_load"]
     return new_load
 
 
-def _not_compiled(storable: bool, checked: bool) -> Load:
-    def load(value: Any) -> Any:
-        raise NotImplementedError
-
-    return load
-
-
 def _loads_as_usual(schema: WireSchema) -> bool:
-    mro = type(schema).__mro__
-    own = {name for subclass in mro[: mro.index(WireSchema)] for name in vars(subclass)}
-    hooks, usual_hooks = (
-        {kind: named for kind, named in known._hooks.items() if named}
-        for known in (schema, WireSchema)
-    )
+    of_hosts = [cls for cls in type(schema).__mro__ if cls not in _OURS]
     targets = [field.attribute or name for name, field in schema.load_fields.items()]
     return (
-        len(targets) > 0
-        and not any(hasattr(WireSchema, name) for name in own - _HARMLESS)
-        and hooks == usual_hooks
+        all(
+            name in _OF_FIELDS or isinstance(value, Field)
+            for cls in of_hosts
+            for name, value in vars(cls).items()
+        )
+        and schema.model in _MODELS
         and schema.unknown == EXCLUDE
         and schema.partial is None
         and "extra" not in targets
@@ -164,57 +183,65 @@ class _Value:
     """What it is called on the wire."""
     target: str
     """What it is called in the model."""
-    can_be_missing: bool
     unusual: str
     """The condition under which it is not as it should be already."""
-    usual: str | None = None
-    """The expression for what then becomes of it. If it raises, the field itself is asked."""
+    usual: str = "REFUSED"
+    """The expression for what then becomes of it."""
     begin: str | None = None
     """A statement for the beginning of a callback."""
+    is_last: bool = False
     names: dict[str, Any] = dataclass_field(default_factory=dict)
 
 
-def _value(number: int, name: str, field: Field[Any], max_messages: int) -> _Value:
+def _value(number: int, name: str, field: Field[Any]) -> _Value | None:
+    """How to load one field, or ``None`` where that is not known."""
     v = f"v{number}"
+    # marshmallow has the two from 4.3 on.
+    is_plain = not (getattr(field, "pre_load", ()) or getattr(field, "post_load", ()))
+    validators = list(field.validators)
+    if not is_plain or not (field.required or field.load_default is None):
+        return None
     value = _Value(
         variable=v,
         key=name if field.data_key is None else field.data_key,
         target=field.attribute or name,
-        can_be_missing=field.load_default is missing and not field.required,
-        unusual="True",
-        names={f"deserialize_{v}": field.deserialize},
+        unusual=f"{v} is not None" if field.allow_none else "True",
+        names={f"field_{v}": field},
     )
-    is_plain = not (field.pre_load or field.post_load or field.validators)
-    if type(field) is String and (is_plain or field.validators == [NOT_EMPTY]):
-        empty = f"not {v} or " if field.validators else ""
+    if type(field) is String and validators in ([], [NOT_EMPTY]):
+        empty = f"not {v} or " if validators else ""
         value.unusual = f"(type({v}) is not str or {empty}not storable and unstorable({v}))"
-    elif not is_plain:
+        if field.allow_none:
+            value.unusual += f" and {v} is not None"
         return value
-    elif type(field) is Credit:
+    if validators:
+        return None
+    if type(field) is Credit:
         value.usual = f"credit_{v}({v})"
         value.names[f"credit_{v}"] = _credit(field)
-    elif type(field) is Date:
-        zone = getattr(field.root, "timezone", BANGKOK)
-        if type(zone) in (timezone, ZoneInfo):
-            value.usual = (
-                f"parse_date({v} + offset_{v}[{v}[:13]])"
-                f" if {v}[13:20:3] == SEPARATORS.get(len({v})) else long_date({v}, offset_{v})"
-            )
-            value.names[f"offset_{v}"] = _Offsets(zone)
-    elif type(field) is One and field.unknown is None and not field.schema.many:
-        value.begin = f"one_{v}, known_{v} = new_one_{v}(storable, checked)"
-        value.usual = f"known_{v}.get(tuple({v}.items())) or one_{v}({v})"
-        value.names[f"new_one_{v}"] = _one(field, max_messages)
-    elif type(field) is Details:
-        value.begin = f"load_{v} = new_load_{v}(storable, checked)"
-        is_usual = f"type({v}) is list and len({v}) <= {max_messages}"
-        value.usual = f"tuple(map(load_{v}, {v} if {is_usual} else None))"
-        value.names[f"new_load_{v}"] = _compile(field.schema, max_messages)
-    if field.allow_none and value.unusual != "True":
-        value.unusual += f" and {v} is not None"
-    elif field.allow_none and value.usual:
-        value.unusual = f"{v} is not None"
-    return value
+        return value
+    zone = getattr(field.root, "timezone", BANGKOK)
+    if type(field) is Date and type(zone) in (timezone, ZoneInfo):
+        value.usual = (
+            f"parse_date({v} + offset_{v}[{v}[:13]])"
+            f" if {v}[13:20:3] == SEPARATORS.get(len({v})) else long_date({v}, offset_{v})"
+        )
+        value.names[f"offset_{v}"] = _Offsets(zone)
+        return value
+    if (
+        type(field) is One
+        and field.unknown is None
+        and not field.schema.many
+        and (new_load := _compile(field.schema))
+    ):
+        value.begin = f"load_{v}, known_{v} = new_load_{v}(storable, look), {{}}"
+        value.usual = f"known_{v}.get(tuple({v}.items())) or share({v}, load_{v}, known_{v})"
+        value.names |= {f"new_load_{v}": new_load, "share": _share}
+        return value
+    if type(field) is Details and type(field.root).__mro__.count(ReportSchema):
+        value.is_last = True
+        return value
+    return None
 
 
 def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
@@ -225,13 +252,13 @@ def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
     members = "".join(f"data[{value.key!r}], " for value in values)
     keys = [value.key for value in values]
 
-    yield "def new_load(storable, checked):"
+    yield "def new_load(storable, look):"
     for value in values:
         if value.begin:
             yield f"    {value.begin}"
     yield "    def load(data):"
     yield "        if type(data) is not dict:"
-    yield "            raise TypeError"
+    yield "            return None"
     yield "        try:"
     yield f"            {variables} = {members}"
     yield f"            odd = len(data) != {len(values)}"
@@ -239,26 +266,32 @@ def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
     yield f"            {variables} = [data.get(key, missing) for key in {keys}]"
     yield "            odd = True"
     for value in values:
+        if value.is_last:
+            continue
         v = value.variable
         yield f"        if {value.unusual}:"
-        indent = ""
-        if value.usual:
-            yield "            try:"
-            yield f"                {v} = {value.usual}"
-            yield "            except Exception:"
-            indent = "    "
-        yield f"            {indent}odd = True"
-        # What has not been checked can be nested deeper than Python can follow.
-        yield f"            {indent}if not checked and type({v}) in CONTAINERS:"
-        yield f"                {indent}raise TypeError"
-        yield f"            {indent}{v} = deserialize_{v}({v}, {value.key!r}, data)"
-        if value.target in inside and value.can_be_missing:
-            yield f"        if {v} is missing:"
-            yield "            raise LookupError"
-    yield "        extra = unknown_members(data, checked) if odd else {}"
+        yield "            try:"
+        yield f"                usual = {value.usual}"
+        yield "            except UNUSUAL:"
+        yield "                usual = REFUSED"
+        yield "            if usual is REFUSED or usual is None:"
+        yield f"                usual = ask(field_{v}, {v}, {value.key!r}, data, look)"
+        yield "                if usual is REFUSED:"
+        yield "                    return None"
+        yield f"            {v} = usual"
+    yield "        extra = {}"
+    yield f"        if odd and not data.keys() <= {set(keys)}:"
+    yield "            look()"
+    yield "            try:"
+    yield "                extra = unknown_members(data)"
+    yield "            except ValueError:"
+    yield "                return None"
     for target, variable in outside.items():
-        yield f"        if {variable} is not missing:"
-        yield f"            extra[{target!r}] = {variable}"
+        yield f"        extra[{target!r}] = {variable}"
+    for value in values:
+        if value.is_last:
+            v = value.variable
+            yield f"        {v} = ask_details(field_{v}, {v}, {value.key!r}, data)"
     if model is MessageReport and inside.keys() | {"extra"} == in_model:
         yield "        model = Draft()"
         for target, variable in inside.items():
@@ -270,6 +303,25 @@ def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
         arguments = "".join(f"{target}={variable}, " for target, variable in inside.items())
         yield f"        return Model({arguments}extra=extra)"
     yield "    return load"
+
+
+def _ask(field: Field[Any], value: Any, key: str, data: Any, look: Callable[[], None]) -> Any:
+    """What the field itself makes of a value that is missing or not the usual one."""
+    if isinstance(value, dict | list):
+        look()
+    try:
+        return field.deserialize(value, key, data)
+    except (ValidationError, ValueError):
+        return _REFUSED
+
+
+def _ask_details(field: Field[Any], value: Any, key: str, data: Any) -> Any:
+    """Details keep apart what is valid and what is not; where they raise, that is the answer."""
+    try:
+        return field.deserialize(value, key, data)
+    except ValidationError as error:
+        messages = error.messages
+    raise ValidationError({key: messages})
 
 
 def _unstorable(text: str) -> bool:
@@ -284,7 +336,7 @@ def _credit(field: Field[Any]) -> Load:
         if type(value) is Decimal:
             value = str(value)
         if type(value) is not str or len(value) > _LONGEST_CREDIT:
-            raise TypeError
+            return _REFUSED
         return of_text(value)
 
     return credit
@@ -326,23 +378,10 @@ def _long_date(value: Any, offsets: _Offsets) -> datetime:
     return datetime.fromisoformat(value[:26] + offsets[value[:13]])
 
 
-def _one(
-    field: One, max_messages: int
-) -> Callable[[bool, bool], tuple[Load, dict[tuple[Any, ...], Any]]]:
-    new_load = _compile(field.schema, max_messages)
-    is_shared = getattr(field.schema, "model", None) is Status
-
-    def new_one(storable: bool, checked: bool) -> tuple[Load, dict[tuple[Any, ...], Any]]:
-        load = new_load(storable, checked)
-        known: dict[tuple[Any, ...], Any] = {}
-
-        def one(value: Any) -> Any:
-            model = load(value)
-            # Strings are equal to nothing but strings, unlike 1, which is equal to True.
-            if is_shared and {*map(type, value.values())} == {str}:
-                known[tuple(value.items())] = model
-            return model
-
-        return one, known
-
-    return new_one
+def _share(value: Any, load: Load, known: dict[tuple[Any, ...], Any]) -> Any:
+    """Load what has not been seen before."""
+    model = load(value)
+    # Strings are equal to nothing but strings, unlike 1, which is equal to True.
+    if {*map(type, value.values())} == {str}:
+        known[tuple(value.items())] = model
+    return model

@@ -23,8 +23,8 @@ from .signals import message_invalid
 from .signals import message_reported
 from .signals import report_received
 
-# A subscriber, and it as a function that waits for its end.
-_Listener = tuple[Callable[..., Any], Callable[..., Any]]
+# A subscriber, and it as a function that waits for its end, where there can be one.
+_Listener = tuple[Callable[..., Any], Callable[..., Any] | None]
 
 _SIGNAL_OF_STATE = {
     DeliveryState.DELIVERED: message_delivered,
@@ -95,7 +95,14 @@ def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
 def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
     if signal.is_muted or not signal.receivers:
         return []
-    return [(subscriber, app.ensure_sync(subscriber)) for subscriber in signal.receivers_for(app)]
+    return [(subscriber, _sync(app, subscriber)) for subscriber in signal.receivers_for(app)]
+
+
+def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | None:
+    try:
+        return app.ensure_sync(subscriber)
+    except Exception:  # it will raise again when it is the subscriber's turn
+        return None
 
 
 def _call(
@@ -105,7 +112,7 @@ def _call(
     failures: list[Exception] = []
     for subscriber, call in listeners:
         try:
-            result = call(app, **arguments)
+            result = (call or app.ensure_sync(subscriber))(app, **arguments)
             if result is not None and isawaitable(result):
                 raise TypeError("it returned an awaitable: subscribe an async def function itself")
         except Exception as error:

@@ -152,7 +152,7 @@ class Date(fields.Field[datetime | None]):
         return None if value is None else value.isoformat()
 
 
-#: Makes a model of one valid object. Whatever it raises, the object is for marshmallow to load.
+#: Makes a model of one valid object, or returns ``None`` where the object is for marshmallow to load.
 Load = Callable[[Any], Any]
 
 
@@ -161,7 +161,8 @@ class _Isolation:
     """Lets :class:`Details` take the valid ones where others are not."""
 
     max_messages: int
-    compiled: Mapping[fields.Field[Any], Load]
+    loads: Mapping[int, Load]
+    look: Callable[[], object]
     invalid: list[InvalidDetail] = field(default_factory=list)
 
 
@@ -207,30 +208,26 @@ class Details(_Nested):
         if isolation and len(value) > isolation.max_messages:
             raise ContentTooLarge(f"The callback has more than {isolation.max_messages:,} details.")
         schema = self.schema
-        load = isolation.compiled.get(self, _not_compiled) if isolation else _not_compiled
+        load = isolation.loads.get(id(self)) if isolation else None
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
-            known_invalid = len(isolation.invalid) if isolation else 0
-            try:
-                items.append(load(item))
-            except Exception:
+            model = load(item) if load else None
+            if model is None:
                 if isolation:
-                    del isolation.invalid[known_invalid:]
+                    isolation.look()
                 try:
-                    items.append(schema.load(item, many=False))
+                    model = schema.load(item, many=False)
                 except ValidationError as error:
                     errors = error.messages_dict
                     invalid.append(InvalidDetail(index=index, errors=errors, payload=item))
+                    continue
+            items.append(model)
         if invalid and not (isolation and items):
             raise ValidationError({one.index: one.errors for one in invalid[:MAX_ERRORS]})
         if isolation:
             isolation.invalid += invalid
         return tuple(items)
-
-
-def _not_compiled(item: Any) -> Any:
-    raise NotImplementedError
 
 
 class _Options(SchemaOpts):
@@ -271,16 +268,16 @@ class WireSchema(Schema):
         extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
         return self.model(**data, extra=extra)
 
-    def unknown_members(self, original: Mapping[str, Any], nested: bool = True) -> dict[str, Any]:
+    def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
         """The members of an object that no field knows, as plain values.
 
-        :param nested: whether they may be objects and arrays.
-        :raises ValueError: one of them cannot be stored, or is nested.
+        :raises ValueError: one of them cannot be stored.
         """
-        unknown = {name: value for name, value in original.items() if name not in self._wire_names}
-        if not nested and any(isinstance(value, dict | list) for value in unknown.values()):
-            raise ValueError("An unknown member is nested.")
-        return {_plain(name): _plain(value) for name, value in unknown.items()}
+        return {
+            _plain(name): _plain(value)
+            for name, value in original.items()
+            if name not in self._wire_names
+        }
 
     @post_dump(pass_original=True)
     def _add_extra(self, data: dict[str, Any], original: Any, **kwargs: Any) -> dict[str, Any]:
@@ -360,40 +357,36 @@ def validate(
     payload: Any,
     *,
     max_messages: int,
-    compiled: Mapping[fields.Field[Any], Load] | None = None,
+    load: Load | None = None,
+    loads: Mapping[int, Load] | None = None,
+    look: Callable[[], object] = bool,
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Load a payload, taking the valid messages of a callback that has invalid ones too.
 
     :param schema: a :class:`ReportSchema`.
     :param payload: what the body says, from :func:`~flask_ants_dr.decoding.decode`.
     :param max_messages: how many details a callback may have.
-    :param compiled: what loads the valid details of a field faster than its schema.
+    :param load: what loads a report faster than its schema, where it can.
+    :param loads: the same for the details of a field, by the field's ``id()``.
+    :param look: called before marshmallow loads anything.
     :return: the report of the valid messages, and the other details.
     :raises ContentTooLarge: there are more details.
     :raises InvalidReport: none of them is valid, or the envelope is not. Its ``errors`` name the
         first 100.
     """
+    isolation = _Isolation(max_messages, loads or {}, look)
+    token = _isolation.set(isolation)
     try:
-        return load_isolated(schema.load, payload, max_messages=max_messages, compiled=compiled)
+        report = load(payload) if load else None
+        if report is None:
+            look()
+            report = schema.load(payload)
+        return report, isolation.invalid
     except ValidationError as error:
         errors = error.messages_dict
+    finally:
+        _isolation.reset(token)
     raise InvalidReport(
         "No message of the callback could be taken; errors says what is wrong where.",
         errors=errors,
     )
-
-
-def load_isolated(
-    load: Load,
-    payload: Any,
-    *,
-    max_messages: int,
-    compiled: Mapping[fields.Field[Any], Load] | None = None,
-) -> tuple[DeliveryReport, list[InvalidDetail]]:
-    """Load a payload while :class:`Details` takes the valid ones where others are not."""
-    isolation = _Isolation(max_messages, compiled or {})
-    token = _isolation.set(isolation)
-    try:
-        return load(payload), isolation.invalid
-    finally:
-        _isolation.reset(token)

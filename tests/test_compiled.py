@@ -432,7 +432,9 @@ USUAL = {
         {"sendDate": "2019-05-27T14:39:40.2730000", "doneDate": "2019-05-27T14:39:40"},
     ],
 )
-@pytest.mark.parametrize("schema", [MessageSchema, OwnMessageSchema])
+@pytest.mark.parametrize(
+    "schema", [MessageSchema, subclass(MessageSchema, {"operator": String(load_default=None)})]
+)
 def test_what_is_valid_never_meets_marshmallow(
     monkeypatch: pytest.MonkeyPatch, schema: type[MessageSchema], members: dict[str, Any]
 ) -> None:
@@ -467,6 +469,99 @@ def test_an_invalid_message_takes_no_other_with_it_to_marshmallow(
     report, invalid = compiled.validate(Payload(value, storable=True, characters=10_000))
     assert (len(report.messages), [one.index for one in invalid]) == (2, [1])
     assert asked == [value["details"][1]]
+
+
+class Stripping(Schema):
+    """A host's base of all its schemas."""
+
+    def load(self, data: Any, **kwargs: Any) -> Any:
+        return super().load({key: first_word(value) for key, value in data.items()}, **kwargs)
+
+
+class Based(MessageSchema, Stripping):
+    pass
+
+
+class Mixin:
+    done_raw = String(data_key="doneDate", load_only=True, load_default=None)
+
+
+class Mixed(Mixin, MessageSchema):
+    pass
+
+
+class Many(ReportSchema):
+    class Meta:
+        many = True
+
+
+PARTS = Details(StatusSchema, load_default=())
+
+
+@pytest.mark.parametrize(
+    "message_schema",
+    [
+        Based,
+        Mixed,
+        subclass(MessageSchema, {"done_raw": String(data_key="doneDate", load_only=True)}),
+        subclass(MessageSchema, {"parts": PARTS}),
+    ],
+)
+@pytest.mark.parametrize("from_json", [True, False])
+def test_schemas_that_load_in_a_way_of_their_own(
+    message_schema: type[MessageSchema], from_json: bool
+) -> None:
+    schema = report_schema(message_schema)()
+    parts = [{"name": "x"}, {}]
+    for value in (
+        callback(detail(**{**USUAL, "to": "66 1", "operator": "AIS"})),
+        callback(detail(parts=parts), detail(parts=parts, messageId=None), detail()),
+    ):
+        assert_equal(schema, value, from_json=from_json)
+
+
+def test_a_schema_of_many() -> None:
+    assert_equal(Many(), callback(detail()), from_json=True)
+
+
+@pytest.mark.parametrize("from_json", [True, False])
+def test_fields_of_hosts_are_asked_as_often_as_by_marshmallow(from_json: bool) -> None:
+    asked: list[Any] = []
+
+    def validate_once(value: str) -> None:
+        asked.append(value)
+        if asked.count(value) > 1:
+            raise ValidationError("Seen before.")
+
+    own = subclass(
+        MessageSchema,
+        {"message_id": String(data_key="messageId", required=True, validate=validate_once)},
+    )
+    compiled = CompiledSchema(report_schema(own)(), max_messages=MAX_MESSAGES)
+    value = callback(detail(messageId="1"), detail(messageId="2"), detail(messageId="3", status={}))
+    characters = 10_000 if from_json else None
+    report, invalid = compiled.validate(Payload(value, storable=True, characters=characters))
+    assert (len(report.messages), len(invalid)) == (2, 1)
+    assert asked == ["1", "2", "3"]
+
+
+def test_what_a_field_raises_tells_no_value_of_the_body() -> None:
+    def fail(value: str) -> None:
+        raise RuntimeError("the host's")
+
+    own = subclass(MessageSchema, {"operator": String(validate=fail, required=True)})
+    compiled = CompiledSchema(report_schema(own)(), max_messages=MAX_MESSAGES)
+    value = callback(detail(sendDate="66812345678ab:cd:ef", operator="AIS"))
+    with pytest.raises(RuntimeError) as raised:
+        compiled.validate(Payload(value, storable=True, characters=10_000))
+    assert raised.value.__context__ is None
+
+
+def test_many_unknown_members_are_refused_as_before(ants: Ants, heard: Heard) -> None:
+    members = {chr(number): 1 for number in range(0x800, 0xD800)}
+    body = json.dumps(callback(detail(**members)), ensure_ascii=False, separators=(",", ":"))
+    assert ants.post(body).status_code == 400
+    assert heard.names == ["callback_rejected"]
 
 
 def test_equal_statuses_of_a_callback_are_one_object(ants: Ants, heard: Heard) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from typing import cast
 
 import pytest
 from conftest import Ants
@@ -13,9 +14,12 @@ from conftest import detail
 from conftest import make_app
 from flask import Flask
 
+from flask_ants_dr import DeliveryReport
+from flask_ants_dr import MessageReport
 from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
 from flask_ants_dr import report_received
+from flask_ants_dr.dispatch import dispatch_report
 
 
 @pytest.mark.parametrize(
@@ -200,3 +204,30 @@ def test_muted_signals(app: Flask, ants: Ants, heard: Heard) -> None:
 
 def test_signals_without_subscribers(ants: Ants) -> None:
     assert ants.post(callback(detail(), {})).status_code == 200
+
+
+def test_a_subscriber_that_cannot_be_called_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an async one cannot without asgiref."""
+    app = make_app(TESTING=True)
+    ensure_sync = app.ensure_sync
+
+    def broken(sender: Flask, **extra: Any) -> None: ...
+
+    def refuse(function: Any) -> Any:
+        if function is broken:
+            raise RuntimeError("Install Flask with the 'async' extra.")
+        return ensure_sync(function)
+
+    monkeypatch.setattr(app, "ensure_sync", refuse)
+    heard = Heard(app)
+    message_reported.connect(broken, sender=app)
+    with pytest.raises(ExceptionGroup) as raised:
+        Ants(app.test_client()).post(callback(detail(), detail()))
+    assert len(raised.value.exceptions) == 2
+    assert heard.names.count("message_delivered") == 2
+
+
+def test_signals_without_subscribers_do_not_look_at_messages() -> None:
+    """They cost nothing for a message: what would raise is not touched."""
+    report = DeliveryReport(messages=(cast(MessageReport, object()),) * 3)
+    dispatch_report(make_app(), report, [])

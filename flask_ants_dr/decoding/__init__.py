@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,7 @@ from .text import read_text
 from .xml_body import parse_xml
 
 _JSON = re.compile(r"application/(.+\+)?json", re.IGNORECASE)
+_USUAL_CHARACTERS = 100
 _XML = re.compile(r"text/xml|application/(.+\+)?xml", re.IGNORECASE)
 
 
@@ -62,10 +64,13 @@ def decode(body: bytes, content_type: str | None) -> Any:
 
 def parse(body: bytes, content_type: str | None) -> Payload:
     """Do what :func:`decode` does, but for the structure of JSON, which nobody has checked yet."""
-    is_xml, charset = _media_type(content_type)
+    # What is remembered of a sender has to be bounded.
+    remembered = len(content_type or "") <= _USUAL_CHARACTERS
+    is_xml, charset = (_media_type if remembered else _media_type.__wrapped__)(content_type)
     text, encoding = read_text(body, is_xml=is_xml, charset=charset)
     if is_xml:
-        data = body if encoding == "utf-8" and text[:1] == "<" else _utf8(text.lstrip())
+        is_utf8 = encoding == "utf-8" and text[:1] == "<"
+        data = body.removeprefix(BOM_UTF8) if is_utf8 else _utf8(text.lstrip())
         return Payload(parse_xml(data), storable=True, characters=None)
     # JSON has control characters only as escapes.
     storable = encoding is not None and "\\" not in text

@@ -52,23 +52,18 @@ def _integer(digits: str) -> int | Decimal:
 
 
 class _Numbers(dict[str, Decimal]):
-    """Numbers by how they are written: credits are nearly always the same few."""
+    """Numbers by how they are written: the credits of messages are nearly always the same few."""
 
     def __missing__(self, literal: str) -> Decimal:
-        number = _number(literal)
-        if len(literal) <= _KEPT_CHARACTERS:
-            if len(self) >= _KEPT_NUMBERS:
-                self.clear()
+        try:
+            number = Decimal(literal)
+        except InvalidOperation:  # an exponent of more than 18 digits
+            return _OUT_OF_RANGE
+        if not -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS:
+            return _OUT_OF_RANGE
+        if len(self) < _KEPT_NUMBERS and len(literal) <= _KEPT_CHARACTERS:
             self[literal] = number
         return number
-
-
-def _number(literal: str) -> Decimal:
-    try:
-        number = Decimal(literal)
-    except InvalidOperation:  # an exponent of more than 18 digits
-        return _OUT_OF_RANGE
-    return number if -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS else _OUT_OF_RANGE
 
 
 _numbers = _Numbers()

@@ -23,7 +23,7 @@ _LONG_TAG = re.compile(rf"<[^<>!?][^<>]{{{_MAX_TAG_CHARACTERS}}}")
 _SHORTEST_ATTRIBUTE = ' a=""'
 
 # An error in a handler stops the parser only at the end of what it has been given.
-_CHUNK_BYTES = 65_536
+_CHUNK_BYTES = 196_608
 
 
 def parse_xml(data: bytes) -> Any:
