@@ -98,7 +98,7 @@ class CompiledSchema:
         self._new_loads = [
             (field, new_load)
             for field in schema.load_fields.values()
-            if isinstance(field, Details) and (new_load := _compile(field.schema))
+            if type(field) is Details and (new_load := _compile(field.schema))
         ]
 
     def validate(self, payload: Payload) -> tuple[DeliveryReport, list[InvalidDetail]]:
@@ -133,9 +133,9 @@ def _compile(schema: Schema) -> NewLoad | None:
         _value(number, name, field)
         for number, (name, field) in enumerate(schema.load_fields.items())
     ]
-    if None in values or len({value.key for value in values if value}) < len(values):
+    known = [value for value in values if value and value.key]
+    if len({value.key for value in known}) < len(values):
         return None
-    known = [value for value in values if value]
     namespace: dict[str, Any] = {
         "Draft": _Draft,
         "Model": schema.model,
