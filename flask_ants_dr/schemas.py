@@ -212,7 +212,8 @@ class Details(_Nested):
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
-            model = load(item) if load else None
+            # Where many are not valid, trying each of them twice would cost the sender nothing.
+            model = load(item) if load and len(invalid) < MAX_ERRORS else None
             if model is None:
                 if isolation:
                     isolation.look()
