@@ -275,16 +275,18 @@ def run(
     limits = httpx.Limits(max_connections=concurrency)
     with httpx.Client(auth=auth, timeout=timeout, limits=limits) as client:
         threads = [threading.Thread(target=work, args=(client,)) for _ in range(concurrency)]
-        for thread in threads:
-            thread.start()
         interrupted = False
-        while any(thread.is_alive() for thread in threads):
-            try:
-                for thread in threads:
-                    thread.join(0.1)
-            except KeyboardInterrupt:
-                interrupted = True
-                stop.set()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            interrupted = True
+            stop.set()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
     summary.seconds = time.perf_counter() - started
     if interrupted:
         raise KeyboardInterrupt(summary)

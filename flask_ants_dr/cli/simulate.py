@@ -168,6 +168,8 @@ def simulate(
                 answered=lambda: progress.update(1),
             )
         except KeyboardInterrupt as interrupt:
+            if not interrupt.args:  # before the first callback
+                raise
             (summary,) = interrupt.args
             interrupted = True
     _show(summary, as_json)
