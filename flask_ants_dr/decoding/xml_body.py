@@ -59,6 +59,7 @@ def parse_xml(data: bytes) -> Any:
                 raise too_deep()
             members = {}
         is_leaf = True
+        parser.CharacterDataHandler = characters
         is_nil = attributes and _is_nil(attributes)
         text = ""
 
@@ -74,6 +75,8 @@ def parse_xml(data: bytes) -> Any:
     def end(name: str) -> None:
         nonlocal members, is_leaf, text
         value: Any
+        # What stands between elements, mostly indentation, costs nothing then.
+        parser.CharacterDataHandler = None
         if is_leaf:
             is_leaf = False
             value = text if type(text) is str else "".join(text)
@@ -99,7 +102,6 @@ def parse_xml(data: bytes) -> Any:
     vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
     parser.StartElementHandler = start
     parser.EndElementHandler = end
-    parser.CharacterDataHandler = characters
     parser.DefaultHandlerExpand = None
     try:
         for position in range(0, len(data), _CHUNK_BYTES):
@@ -112,6 +114,10 @@ def parse_xml(data: bytes) -> Any:
             f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
             f" column {error.offset + 1}."
         ) from None
+    finally:
+        # They and the parser refer to each other, too.
+        parser.StartElementHandler = parser.EndElementHandler = None
+        parser.CharacterDataHandler = None
 
     (payload,) = members.values()
     if isinstance(payload, dict) and "details" in payload:
