@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
+from urllib.parse import urlsplit
 
 from flask import Flask
 
@@ -79,6 +81,9 @@ def _route(app: Flask, registration: Registration) -> _Found:
 
 
 def _url(app: Flask, registration: Registration, url: str | None) -> _Found:
+    path = None
+    with suppress(ValueError):
+        path = callback_path(app, registration)
     if url is None:
         server_name = app.config.get("SERVER_NAME")
         if server_name is None:
@@ -88,18 +93,19 @@ def _url(app: Flask, registration: Registration, url: str | None) -> _Found:
                 "known in requests only: set SERVER_NAME and PREFERRED_URL_SCHEME, or give --url",
             )
             return
-        try:
-            path = callback_path(app, registration)
-        except ValueError:
+        if path is None:
             yield "warning", "notifyUrl", "its rule has variables: give one with --url"
             return
-        url = f"{app.config['PREFERRED_URL_SCHEME']}://{server_name}{path}"
+        root = app.config["APPLICATION_ROOT"].rstrip("/")
+        url = f"{app.config['PREFERRED_URL_SCHEME']}://{server_name}{root}{path}"
     if len(url) > NOTIFY_URL_CHARACTERS:
         yield (
             "error",
             "notifyUrl",
             f"{url} has {len(url)} characters, and ANTS takes {NOTIFY_URL_CHARACTERS}",
         )
+    elif path and not urlsplit(url).path.endswith(path):
+        yield "warning", "notifyUrl", f"{url} does not end in {path}, where the callback is"
     elif not url.startswith("https://"):
         yield "warning", "notifyUrl", f"{url} is not HTTPS: everyone on the way reads the password"
     else:

@@ -34,8 +34,13 @@ def encode(
     :param encoding: ``"utf-8"``, ``"utf-16"``, or ``"utf-8-as-utf-16"`` for what .NET programs
         send: UTF-8 that says it is UTF-16.
     :return: the body and its content type.
-    :raises ValueError: a name or a character cannot be written as XML.
+    :raises ValueError: a name or a character cannot be written as XML, or there is no such format
+        or encoding.
     """
+    if format not in FORMATS or encoding not in ENCODINGS:
+        raise ValueError(
+            f"format must be one of {', '.join(FORMATS)}, encoding one of {', '.join(ENCODINGS)}."
+        )
     charset = "utf-8" if encoding == "utf-8-as-utf-16" else encoding
     declared = "utf-8" if encoding == "utf-8" else "utf-16"
     if format == "xml":

@@ -57,15 +57,15 @@ def find_registration(app: Flask, blueprint: str | None = None) -> Registration:
 
 
 def callback_path(app: Flask, registration: Registration) -> str:
-    """The path of a blueprint's callback.
+    """The path of a blueprint's callback, without the application's root.
 
     :raises ValueError: its rule has variables.
     """
     (rule,) = app.url_map.iter_rules(f"{registration.name}.callback")
     if rule.arguments - (rule.defaults or {}).keys():
         raise ValueError(f"The rule {rule.rule} has variables: give the URL.")
-    with app.test_request_context():
-        return str(app.url_for(f"{registration.name}.callback"))
+    # Not url_for(), which needs a host that the application trusts.
+    return app.url_map.bind("localhost").build(f"{registration.name}.callback")
 
 
 def configured_credentials(app: Flask, registration: Registration) -> tuple[str, str]:

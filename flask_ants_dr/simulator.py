@@ -13,6 +13,9 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
@@ -240,6 +243,7 @@ def run(
         begin.
     :param answered: called after each answer, or when there is none.
     :raises KeyboardInterrupt: Ctrl-C was pressed. Its argument is the summary so far.
+    :raises httpx.InvalidURL: it is no URL.
     """
     stop = stop or threading.Event()
     summary = Summary()
@@ -252,9 +256,9 @@ def run(
         if rate:
             with lock:
                 turn = max(turn, time.perf_counter()) + 1 / rate
-                wait = turn - 1 / rate - time.perf_counter()
-            if wait > 0:
-                stop.wait(wait)
+                ahead = turn - 1 / rate - time.perf_counter()
+            if ahead > 0:
+                stop.wait(ahead)
 
     def work(client: httpx.Client) -> None:
         while not stop.is_set():
@@ -273,20 +277,19 @@ def run(
 
     started = time.perf_counter()
     limits = httpx.Limits(max_connections=concurrency)
-    with httpx.Client(auth=auth, timeout=timeout, limits=limits) as client:
-        threads = [threading.Thread(target=work, args=(client,)) for _ in range(concurrency)]
-        interrupted = False
+    interrupted = False
+    with (
+        httpx.Client(auth=auth, timeout=timeout, limits=limits) as client,
+        ThreadPoolExecutor(concurrency) as pool,
+    ):
+        workers = [pool.submit(work, client) for _ in range(concurrency)]
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            wait(workers, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
             interrupted = True
-            stop.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+        stop.set()
+        for worker in workers:
+            worker.result()
     summary.seconds = time.perf_counter() - started
     if interrupted:
         raise KeyboardInterrupt(summary)
@@ -294,11 +297,17 @@ def run(
 
 
 def send(
-    body: bytes, content_type: str, url: str, auth: tuple[str, str], *, timeout: float = 10.0
+    body: bytes,
+    content_type: str,
+    url: str,
+    auth: tuple[str, str],
+    *,
+    messages: int,
+    timeout: float = 10.0,
 ) -> Summary:
-    """Send one body that should be taken."""
+    """Send one body, all of whose messages should be taken."""
     summary = Summary()
-    callback = Callback(body=body, content_type=content_type, expected=200, messages=0)
+    callback = Callback(body=body, content_type=content_type, expected=200, messages=messages)
     with httpx.Client(auth=auth, timeout=timeout) as client:
         _count(summary, callback, *_post(client, url, callback, timeout))
     return summary
@@ -318,6 +327,8 @@ def _post(
         return "no connection", None, 0
     except httpx.TransportError:
         return "closed without an answer", None, 0
+    except httpx.DecodingError:
+        return "an answer that cannot be read", None, 0
     return str(response.status_code), response, (time.perf_counter() - started) * 1000
 
 
@@ -328,13 +339,14 @@ def _count(
     response: httpx.Response | None,
     milliseconds: float,
 ) -> None:
-    summary.messages += callback.messages
-    summary.answers[answer, answer == str(callback.expected)] += 1
-    if response is None:
-        return
-    summary.latencies.append(milliseconds)
-    if response.status_code == 200:
-        with suppress(ValueError, TypeError, AttributeError):
+    accepted = rejected = 0
+    if response is not None:
+        summary.latencies.append(milliseconds)
+        with suppress(LookupError, OverflowError, RecursionError, TypeError, ValueError):
             counts = response.json()
-            summary.accepted += int(counts.get("accepted", 0))
-            summary.rejected += int(counts.get("rejected", 0))
+            accepted, rejected = int(counts["accepted"]), int(counts["rejected"])
+    as_expected = answer == str(callback.expected) and accepted == callback.messages
+    summary.messages += callback.messages
+    summary.accepted += accepted
+    summary.rejected += rejected
+    summary.answers[answer, as_expected] += 1

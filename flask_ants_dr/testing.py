@@ -129,7 +129,9 @@ class AntsClient:
         self._registration = find_registration(app, blueprint)
         self._url = url or callback_path(app, self._registration)
         if username is None or password is None:
-            username, password = configured_credentials(app, self._registration)
+            known_username, known_password = configured_credentials(app, self._registration)
+            username = known_username if username is None else username
+            password = known_password if password is None else password
         self._auth = (username, password)
 
     def deliver(
@@ -145,7 +147,10 @@ class AntsClient:
             as it is, for what ANTS should not send but might.
         :param format: ``"json"`` or ``"xml"``.
         :param encoding: ``"utf-8"``, ``"utf-16"`` or ``"utf-8-as-utf-16"``.
-        :raises ValueError: it has a character that XML cannot carry.
+        :raises ValueError: it has a character that XML cannot carry, or there is no such format or
+            encoding.
+        :raises ExceptionGroup: a subscriber raised, and the application propagates exceptions, as it
+            does where ``TESTING`` is set.
         """
         if isinstance(report, DeliveryReport):
             payload, query = self._registration.schema.dump(report), report.url_params

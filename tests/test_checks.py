@@ -101,12 +101,22 @@ def test_failures_that_nobody_hears() -> None:
         ({"SERVER_NAME": "a.example"}, None, "warning"),
         ({"SERVER_NAME": ".".join(["a" * 46] * 3), "PREFERRED_URL_SCHEME": "https"}, None, "error"),
         ({}, "https://a.example/sms/callback", "ok"),
-        ({}, "https://a.example/" + "a" * 133, "error"),
-        ({}, "https://a.example/" + "a" * 132, "ok"),
+        ({}, "https://a.example/" + "a" * 120 + "/sms/callback", "error"),
+        ({}, "https://a.example/" + "a" * 119 + "/sms/callback", "ok"),
+        ({}, "https://a.example/other", "warning"),
+        ({**GOOD, "TRUSTED_HOSTS": ["sms.example.com"]}, None, "ok"),
     ],
 )
 def test_the_url(config: dict[str, Any], url: str | None, level: str) -> None:
     assert levels(make_app(**config), url)["notifyUrl"] == level
+
+
+@pytest.mark.parametrize("url", ["", "foo", "https://name:pair@a.example/sms/callback"])
+def test_what_is_no_url(url: str) -> None:
+    run = make_app().test_cli_runner().invoke(cli, ["check", "--url", url])
+    assert run.exit_code == 2
+    assert "give one such as http://" in run.output
+    assert "pair@" not in run.output
 
 
 def test_the_url_of_a_rule_with_variables() -> None:

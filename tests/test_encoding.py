@@ -48,3 +48,9 @@ def test_what_xml_cannot_carry(member: dict[str, Any]) -> None:
 def test_values_that_are_no_text() -> None:
     body, content_type = encode({"a": True, "b": 1.5, "c": 3}, "xml")
     assert decode(body, content_type) == {"a": "true", "b": "1.5", "c": "3"}
+
+
+@pytest.mark.parametrize("wrong", [{"format": "yaml"}, {"encoding": "latin-1"}])
+def test_no_such_format(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="format must be one of json, xml"):
+        encode({}, **wrong)

@@ -219,6 +219,10 @@ def bad_server() -> Iterator[Callable[[bytes | None], str]]:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "closed without an answer"),
         (b"", "closed without an answer"),
         (b"hello", "closed without an answer"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+            "an answer that cannot be read",
+        ),
         (None, "no answer in 0.2 s"),
     ],
 )
@@ -236,13 +240,24 @@ def test_bad_servers(
     assert f"report.json: {shown}" in result.stdout
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"accepted": null}', b'{"accepted": "x"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{",
+        b'{"accepted": null, "rejected": 0}',
+        b'{"accepted": 1e999, "rejected": 0}',
+        b'{"accepted": 0, "rejected": 1}',
+        b"[" * 100_000,
+    ],
+)
 def test_an_answer_that_counts_nothing(
     run: Run, bad_server: Callable[[bytes | None], str], body: bytes
 ) -> None:
     answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
     result = run("simulate", "--url", bad_server(answer % (len(body), body)), "--messages", "1")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert re.search(r"200 +1  unexpected", result.stdout)
     assert "0 accepted" in result.stdout
 
 
@@ -282,6 +297,12 @@ def test_a_subscriber_that_fails(app: Flask, url: str, run: Run) -> None:
         (["--url", "http://"], "give one such as http://"),
         (["--url", "http://[/"], "give one such as http://"),
         (["--url", "http://a:x/"], "give one such as http://"),
+        (["--url", "http://name:pair@127.0.0.1/"], "without credentials in it"),
+        (["--url", "http://127.0.0.1/a\tb"], "give one such as http://"),
+        (["--timeout", "nan"], "give a number above 0"),
+        (["--timeout", "0"], "give a number above 0"),
+        (["--rate", "inf"], "give a number above 0"),
+        (["--url", "http://xn--/"], "It failed: "),
         (["--status", "=1"], "give names with weights"),
         (["--status", "A=x"], "give names with weights"),
         (["--status", "A=-1"], "give names with weights"),

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from conftest import make_app
 from flask import Flask
-from werkzeug.datastructures import Authorization
 
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryReportBlueprint
@@ -136,13 +135,19 @@ def test_an_open_route() -> None:
     assert AntsClient(app.test_client()).deliver(make_report()).status_code == 200
 
 
-def test_wrong_credentials(app: Flask) -> None:
-    client = AntsClient(app.test_client(), username="ants", password="wrong")
+@pytest.mark.parametrize("wrong", [{"username": "other"}, {"password": "other"}])
+def test_wrong_credentials(app: Flask, wrong: dict[str, str]) -> None:
+    client = AntsClient(app.test_client(), **wrong)
     with record_signals(app) as heard:
-        response = client.deliver(make_report())
-    assert response.status_code == 401
-    assert Authorization("basic", {"username": "ants", "password": "wrong"})
+        assert client.deliver(make_report()).status_code == 401
     assert [error.status for error in heard.rejected] == [401]
+
+
+def test_trusted_hosts_and_a_root() -> None:
+    app = make_app(TRUSTED_HOSTS=["localhost"], APPLICATION_ROOT="/root")
+    assert AntsClient(app.test_client()).deliver(make_report()).status_code == 200
+    app.config["TRUSTED_HOSTS"] = ["sms.example.com"]
+    assert AntsClient(app.test_client()).deliver(make_report()).status_code == 400
 
 
 def test_fixtures(ants_client: AntsClient, ants_signals: object, app: Flask) -> None:

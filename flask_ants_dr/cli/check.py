@@ -13,6 +13,7 @@ from ..registration import registrations
 from .group import as_json
 from .group import cli
 from .group import current
+from .simulate import check_url
 from .simulate import local_url
 
 _BODY = '{"details": [{"messageId": "1", "status": {"name": "DELIVERED"}}]}'
@@ -27,6 +28,8 @@ def check(url: str | None, as_json: bool) -> None:
     Exit code 1 if it would lose some.
     """
     app = current()
+    if url is not None:
+        check_url(url)
     findings = check_application(app, url)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))

@@ -39,7 +39,7 @@ def parse_json(text: str) -> Any:
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
-        reason, *_ = error.msg.partition(":")
+        reason, *_ = error.msg.partition(": ")
         raise MalformedBody(
             f"The body is not JSON: {reason}, line {error.lineno}, column {error.colno}."
         ) from None
