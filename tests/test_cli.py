@@ -255,6 +255,8 @@ def test_a_worker_goes_on_when_the_database_is_back(
         server = request.getfixturevalue("postgresql")
         start = server.start
         server.stop()
+        while (server.pgdata / "postmaster.pid").exists():  # it would be taken for a running one
+            time.sleep(0.05)
     process = work(environment)
     assert process.stderr is not None
     assert "the inbox's database failed" in process.stderr.readline()
