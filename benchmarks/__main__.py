@@ -20,6 +20,7 @@ from .in_process import peak_memory
 from .in_process import posts
 from .measure import Result
 from .measure import interleaved
+from .measure import ratio
 from .over_http import callbacks_per_second
 
 #: How many messages a callback has, and how often it is posted in a row.
@@ -66,26 +67,22 @@ def requests(format: Format, rounds: int) -> dict[str, dict[str, Result]]:
 
 def show_requests(results: dict[str, dict[str, dict[str, Result]]]) -> None:
     print("Whole requests in one process, authentication and one subscriber included")
-    print("ms: median (quartiles); ratio: ours to theirs; µs: of ours for each message\n")
+    print("ms: median (quartiles); then the ratio of ours to it; µs: of ours for each message\n")
     for format, by_size in results.items():
         print(f"{format:<12}" + "".join(f"{name:^28}" for name in CONTENDERS) + f"{'µs':>8}")
         for messages, by_name in by_size.items():
-            ours = by_name["ours"]["median"]
+            ours = by_name["ours"]
             cells = [
                 f"{one['median']:9.3f} ({one['lower']:.3f}-{one['upper']:.3f})"
-                + ("" if name == "ours" else f" {ours / one['median']:.2f}")
+                + ("" if name == "ours" else f" {ratio(ours, one):.2f}")
                 for name, one in by_name.items()
             ]
-            each = ours / int(messages) * 1000
+            each = ours["median"] / int(messages) * 1000
             print(
                 f"{messages:>6}      " + "".join(f"{cell:<28}" for cell in cells) + f"{each:8.1f}"
             )
-        growth = each_message(by_size, "5000") / each_message(by_size, "100")
+        growth = ratio(by_size["5000"]["ours"], by_size["100"]["ours"]) / 50
         print(f"For each message, in callbacks of 5,000 against 100: {growth:.2f}\n")
-
-
-def each_message(by_size: dict[str, dict[str, Result]], messages: str) -> float:
-    return by_size[messages]["ours"]["median"] / int(messages)
 
 
 # Memory, and the time to import.

@@ -4,6 +4,7 @@ slows all of them down."""
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ class Result(TypedDict):
     """A quarter of the rounds took less."""
     upper: float
     """A quarter of the rounds took more."""
+    rounds: list[float]
 
 
 def interleaved(
@@ -39,10 +41,11 @@ def interleaved(
     gc.freeze()
     times: dict[Name, list[float]] = {name: [] for name in actions}
     names = list(actions)
+    order = random.Random(0)
     for number in range(rounds + 1):
-        # Another one begins each round.
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
+        # What ran before leaves its traces in memory and caches: nobody always follows the same.
+        order.shuffle(names)
+        for name in names:
             action, times_in_a_row = actions[name], repeat(name)
             started = time.perf_counter()
             for _ in range(times_in_a_row):
@@ -56,4 +59,10 @@ def interleaved(
 
 def summary(taken: list[float]) -> Result:
     lower, middle, upper = quantiles(taken, n=4) if len(taken) > 1 else [median(taken)] * 3
-    return {"median": middle, "lower": lower, "upper": upper}
+    return {"median": middle, "lower": lower, "upper": upper, "rounds": taken}
+
+
+def ratio(one: Result, other: Result) -> float:
+    """The median of the ratios of each round, in which both met the same machine."""
+    pairs = zip(one["rounds"], other["rounds"], strict=True)
+    return median(first / second for first, second in pairs)
