@@ -33,7 +33,6 @@ from .models import DeliveryReport
 from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
-from .schemas import BANGKOK
 from .schemas import NOT_EMPTY
 from .schemas import UNSTORABLE
 from .schemas import Credit
@@ -107,7 +106,7 @@ class CompiledSchema:
         :raises MalformedBody: the structure is none of a delivery report. It is not looked at where
             all that there is was known to be good anyway.
         """
-        looked = payload.characters is None
+        looked = False
 
         def look() -> None:
             nonlocal looked
@@ -130,7 +129,7 @@ def _compile(schema: Schema) -> NewLoad | None:
     if not isinstance(schema, WireSchema) or not _loads_as_usual(schema):
         return None
     values = [
-        _value(number, name, field)
+        _value(number, name, field, schema)
         for number, (name, field) in enumerate(schema.load_fields.items())
     ]
     known = [value for value in values if value and value.key]
@@ -193,7 +192,7 @@ class _Value:
     names: dict[str, Any] = dataclass_field(default_factory=dict)
 
 
-def _value(number: int, name: str, field: Field[Any]) -> _Value | None:
+def _value(number: int, name: str, field: Field[Any], schema: WireSchema) -> _Value | None:
     """How to load one field, or ``None`` where that is not known."""
     v = f"v{number}"
     # marshmallow has the two from 4.3 on.
@@ -220,13 +219,12 @@ def _value(number: int, name: str, field: Field[Any]) -> _Value | None:
         value.usual = f"credit_{v}({v})"
         value.names[f"credit_{v}"] = _credit(field)
         return value
-    zone = getattr(field.root, "timezone", BANGKOK)
-    if type(field) is Date and type(zone) in (timezone, ZoneInfo):
+    if type(field) is Date and type(schema.timezone) in (timezone, ZoneInfo):
         value.usual = (
             f"parse_date({v} + offset_{v}[{v}[:13]])"
             f" if {v}[13:20:3] == SEPARATORS.get(len({v})) else long_date({v}, offset_{v})"
         )
-        value.names[f"offset_{v}"] = _Offsets(zone)
+        value.names[f"offset_{v}"] = _Offsets(schema.timezone)
         return value
     if (
         type(field) is One
@@ -238,7 +236,7 @@ def _value(number: int, name: str, field: Field[Any]) -> _Value | None:
         value.usual = f"known_{v}.get(tuple({v}.items())) or share({v}, load_{v}, known_{v})"
         value.names |= {f"new_load_{v}": new_load, "share": _share}
         return value
-    if type(field) is Details and type(field.root).__mro__.count(ReportSchema):
+    if type(field) is Details and isinstance(schema, ReportSchema):
         value.is_last = True
         return value
     return None

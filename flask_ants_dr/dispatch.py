@@ -45,17 +45,16 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     """
     failures = dispatch_envelope(app, report, invalid)
     # Who listens is asked once, so that a signal without subscribers costs nothing for a message.
-    listeners = _listeners(app, message_reported)
-    listeners_of_state = {
-        state: (signal, its_listeners)
-        for state, signal in _SIGNAL_OF_STATE.items()
-        if (its_listeners := _listeners(app, signal))
+    listeners = {
+        signal: _listeners(app, signal)
+        for signal in (message_reported, message_delivered, message_failed)
     }
-    for message in report.messages if listeners or listeners_of_state else ():
+    states_matter = bool(listeners[message_delivered] or listeners[message_failed])
+    for message in report.messages if any(listeners.values()) else ():
         arguments = {"message": message, "report": report}
-        failures += _call(app, message_reported, listeners, arguments)
-        if listeners_of_state and (found := listeners_of_state.get(message.status.state)):
-            failures += _call(app, *found, arguments)
+        failures += _call(app, message_reported, listeners[message_reported], arguments)
+        if states_matter and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
+            failures += _call(app, signal, listeners[signal], arguments)
     _raise_together(failures)
 
 

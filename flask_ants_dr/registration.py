@@ -68,16 +68,28 @@ def callback_path(app: Flask, registration: Registration) -> str:
     return app.url_map.bind("localhost").build(f"{registration.name}.callback")
 
 
-def configured_credentials(app: Flask, registration: Registration) -> tuple[str, str]:
+def configured_credentials(
+    app: Flask,
+    registration: Registration,
+    username: str | None = None,
+    password: str | None = None,
+) -> tuple[str, str]:
     """The pair that a blueprint is configured with; if it has several, the first.
 
+    :param username: to take in place of the configured one.
+    :param password: to take in place of the configured one.
     :raises ValueError: the host checks credentials itself.
     """
+    if username is not None and password is not None:
+        return username, password
     prefix = registration.config_prefix
     pair = app.config.get(f"{prefix}_USERNAME"), app.config.get(f"{prefix}_PASSWORD")
     if None in pair:
         pair = next(iter(app.config.get(f"{prefix}_CREDENTIALS", {}).items()), pair)
     if None in pair and registration.settings.auth_required:
         raise ValueError("The application checks credentials itself: give username and password.")
-    username, password = ("" if part is None else str(part) for part in pair)
-    return username, password
+    known_username, known_password = ("" if part is None else str(part) for part in pair)
+    return (
+        known_username if username is None else username,
+        known_password if password is None else password,
+    )

@@ -162,7 +162,7 @@ class _Isolation:
 
     max_messages: int
     loads: Mapping[int, Load]
-    look: Callable[[], object]
+    look: Callable[[], None]
     invalid: list[InvalidDetail] = field(default_factory=list)
 
 
@@ -212,7 +212,7 @@ class Details(_Nested):
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
-            # Where many are not valid, trying each of them twice would cost the sender nothing.
+            # A sender of nothing but bad ones is not to have each of them tried twice.
             model = load(item) if load and len(invalid) < MAX_ERRORS else None
             if model is None:
                 if isolation:
@@ -353,6 +353,10 @@ def _plain(value: Any) -> Any:
     raise ValueError("An unknown member is of a type that JSON does not have.")
 
 
+def _nothing() -> None:
+    pass
+
+
 def validate(
     schema: Schema,
     payload: Any,
@@ -360,7 +364,7 @@ def validate(
     max_messages: int,
     load: Load | None = None,
     loads: Mapping[int, Load] | None = None,
-    look: Callable[[], object] = bool,
+    look: Callable[[], None] = _nothing,
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Load a payload, taking the valid messages of a callback that has invalid ones too.
 

@@ -128,11 +128,7 @@ class AntsClient:
         self.client = client
         self._registration = find_registration(app, blueprint)
         self._url = url or callback_path(app, self._registration)
-        if username is None or password is None:
-            known_username, known_password = configured_credentials(app, self._registration)
-            username = known_username if username is None else username
-            password = known_password if password is None else password
-        self._auth = (username, password)
+        self._auth = configured_credentials(app, self._registration, username, password)
 
     def deliver(
         self,

@@ -157,7 +157,8 @@ def simulate(
     """Send delivery reports to a running server, as ANTS does.
 
     Exit code 1 if any answer was not the one that a receiver should give: 200 to what is good, with
-    all of its messages counted as accepted, and 400, 415 and 422 to the --malformed ones. Ctrl-C stops it, with the table so far.
+    all of its messages counted as accepted, and 400, 415 and 422 to the --malformed ones. Ctrl-C
+    stops it, with the table so far.
     """
     simulator = _simulator()
     url, auth = _target(url, username, password, blueprint)
@@ -242,8 +243,9 @@ def _target(
         if url is None:
             url = local_url(callback_path(app, find_registration(app, blueprint)))
         if username is None or password is None:
-            known = configured_credentials(app, find_registration(app, blueprint))
-            username, password = username or known[0], password or known[1]
+            username, password = configured_credentials(
+                app, find_registration(app, blueprint), username, password
+            )
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     return url, (username, password)

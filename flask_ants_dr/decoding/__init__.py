@@ -18,8 +18,9 @@ from .text import read_text
 from .xml_body import parse_xml
 
 _JSON = re.compile(r"application/(.+\+)?json", re.IGNORECASE)
-_USUAL_CHARACTERS = 100
 _XML = re.compile(r"text/xml|application/(.+\+)?xml", re.IGNORECASE)
+
+_USUAL_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from typing import Any
 
 from ..models import DeliveryReport
 from ..models import MessageReport
+from ..schemas import UNSTORABLE
 
 _ERROR_CHARACTERS = 500
 _MAX_VALUES = 1000
 
 # One-time passwords and phone numbers, however they are grouped, and numbers of unknown members.
 _DIGITS = re.compile(r"\d(?:[ .-]?\d){3,}")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def describe(
@@ -27,7 +27,7 @@ def describe(
 ) -> str:
     """The types and messages of errors, masked, short and fit for a database."""
     text = "; ".join(f"{type(error).__name__}: {_message(error)}" for error in failures)
-    return _UNSTORABLE.sub("?", mask(text[:10_000], message, report))[:_ERROR_CHARACTERS]
+    return UNSTORABLE.sub("?", mask(text[:10_000], message, report))[:_ERROR_CHARACTERS]
 
 
 def mask(text: str, message: MessageReport | None, report: DeliveryReport) -> str:
