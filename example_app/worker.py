@@ -1,18 +1,21 @@
-"""Tries again what failed: ``flask ants-dr work``, in a thread.
+"""Tries again what failed: what ``flask ants-dr work`` does, in a thread.
 
 So that one command is the whole demo. In production the command is a service of its own.
 """
 
 from __future__ import annotations
 
-from threading import Event
+import time
 from threading import Lock
 from threading import Thread
 
 from flask import Flask
 
+from flask_ants_dr import CallbackError
 from flask_ants_dr.inbox import bound_inboxes
-from flask_ants_dr.inbox.worker import work
+
+_POLL = 0.5
+"""Seconds."""
 
 
 def init_app(app: Flask) -> None:
@@ -25,4 +28,11 @@ def init_app(app: Flask) -> None:
             Thread(target=run, name="worker", daemon=True).start()
 
     def run() -> None:
-        work(bound_inboxes(app), concurrency=1, poll=0.5, once=False, stop=Event())
+        (inbox,) = bound_inboxes(app)
+        while True:
+            try:
+                done = inbox.take()
+            except CallbackError:  # the database failed, which the inbox has logged
+                done = 0
+            if not done:
+                time.sleep(_POLL)

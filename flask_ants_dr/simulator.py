@@ -13,9 +13,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
@@ -280,21 +277,36 @@ def run(
                     _count(summary, callback, *outcome)
                     answered()
 
+    failures: list[Exception] = []
+
+    def work_or_stop(client: httpx.Client) -> None:
+        try:
+            work(client)
+        except Exception as error:
+            failures.append(error)
+            stop.set()
+
     started = time.perf_counter()
     limits = httpx.Limits(max_connections=concurrency)
     interrupted = False
-    with (
-        httpx.Client(auth=auth, timeout=timeout, limits=limits) as client,
-        ThreadPoolExecutor(concurrency) as pool,
-    ):
-        workers = [pool.submit(work, client) for _ in range(concurrency)]
+    with httpx.Client(auth=auth, timeout=timeout, limits=limits) as client:
+        # Daemons, so that no process has to wait for them at its end.
+        workers = [
+            threading.Thread(target=work_or_stop, args=(client,), daemon=True)
+            for _ in range(concurrency)
+        ]
+        for worker in workers:
+            worker.start()
         try:
-            wait(workers, return_when=FIRST_EXCEPTION)
+            for worker in workers:
+                worker.join()
         except KeyboardInterrupt:
             interrupted = True
-        stop.set()
-        for worker in workers:
-            worker.result()
+            stop.set()
+            for worker in workers:
+                worker.join()
+    for failure in failures:
+        raise failure
     summary.seconds = time.perf_counter() - started
     if interrupted:
         raise KeyboardInterrupt(summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flask.testing import FlaskClient
 import example_app
 from example_app import figures
 from example_app import records
+from example_app import worker
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
@@ -43,6 +45,8 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
     monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", "ants")
     monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", "demo")
     monkeypatch.setattr(Flask, "auto_find_instance_path", lambda self: str(tmp_path))
+    # Its thread would outlive the test.
+    monkeypatch.setattr(worker, "init_app", lambda app: None)
     return example_app.create_app()
 
 
@@ -88,6 +92,20 @@ def test_it_tries_again_until_a_message_is_dead_and_then_when_asked(demo: Demo) 
     demo.request("POST", "/outage")
     demo.request("POST", "/dead/retry")
     wait_until(lambda: demo.query(states) == [("done", 1)])
+
+
+def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    demo = Demo(tmp_path)
+    process = demo.start()
+    demo.request("GET", "/")
+    body = b"messages=5000"
+    demo.request("POST", "/simulate", body, content_type="application/x-www-form-urlencoded")
+    wait_until(lambda: len(messages(demo)) > 0)
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(5)
+    finally:
+        process.kill()
 
 
 def test_it_survives_a_restart(tmp_path: Path) -> None:
