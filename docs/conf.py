@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -59,7 +60,10 @@ nitpick_ignore_regex = [
     )
 ]
 nitpick_ignore_regex += [
-    (r"py:.*", r"Any|FlaskClient|Schema|tzinfo|bool|bytes|float|int|str|dict|list|tuple|property|type"),
+    (
+        r"py:.*",
+        r"Any|FlaskClient|Schema|tzinfo|bool|bytes|float|int|str|dict|list|tuple|property|type",
+    ),
     (r"py:.*", r"\w+(Error|Interrupt)|Exception(Group)?"),
 ]
 
@@ -79,9 +83,7 @@ def _public_name(
     return found  # type: ignore[no-any-return]
 
 
-def _comment(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
-) -> None:
+def _comment(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """A signal, or the metadata, is described by the comment over it."""
     module = {"NamedSignal": "flask_ants_dr.signals", "MetaData": "flask_ants_dr.inbox.tables"}
     if found := module.get(type(obj).__name__):
@@ -90,5 +92,6 @@ def _comment(
 
 
 def setup(app: Sphinx) -> None:
+    app.add_lexer("cron", TextLexer)
     app.connect("missing-reference", _public_name)
     app.connect("autodoc-process-docstring", _comment)
