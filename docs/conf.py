@@ -30,6 +30,7 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_static_path: list[str] = []
 html_copy_source = False
+html_show_copyright = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -77,10 +78,10 @@ def _public_name(
     if not target.startswith("flask_ants_dr.") or not hasattr(flask_ants_dr, name):
         return None
     domain = env.get_domain("py")
-    found: Any = domain.resolve_xref(
+    found: nodes.reference | None = domain.resolve_xref(
         env, node["refdoc"], app.builder, "obj", f"flask_ants_dr.{name}", node, content
     )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _comment(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -69,6 +69,7 @@ ADMINISTRATION = {".", "cd", "chmod", "chown", "set", "systemctl", "useradd"}
 # Those that a test of its own runs.
 TESTED_APART = {"celery", "curl", "pg_dump", "pytest", "sphinx-build", "sqlite3"}
 LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text"}
+TESTED_THERE = {"ini": "production", "nginx": "production", "text": "quickstart"}
 DIRECTIVES = {"{eval-rst}", "{include} ../CHANGES.md", "{toctree}"}
 
 KEYS = {
@@ -154,6 +155,7 @@ def test_no_block_escapes() -> None:
     for one in PAGES:
         for block in blocks(one):
             assert block.language in LANGUAGES | DIRECTIVES, block.where
+            assert one.stem.startswith(TESTED_THERE.get(block.language, "")), block.where
         for number, line in prose(one):
             assert not re.match(r"(?: {4}|\t|\s*`{3}|\s*~{3}|:::)", line), f"{one.name}:{number}"
 
@@ -520,6 +522,7 @@ def test_configuration() -> None:
         by_tenant.test_client(), url="/sms/acme", username="acme", password="the secret of acme"
     )
     assert tenant.deliver(make_report()).status_code == 200
+    names["tenants"]["other"] = names["tenants"]["acme"]
     other = AntsClient(
         by_tenant.test_client(), url="/sms/other", username="acme", password="the secret of acme"
     )
@@ -591,7 +594,8 @@ def moved(text: str, folder: Path) -> str:
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
     """A folder with the files of the page where it says."""
-    write_files(page("production"), tmp_path)
+    named = write_files(page("production"), tmp_path)
+    assert len(named) == len([b for b in blocks(page("production")) if b.language != "sh"])
     for path in (tmp_path / "etc").rglob("*"):
         if path.is_file():
             path.write_text(moved(path.read_text("utf-8"), tmp_path), "utf-8")
