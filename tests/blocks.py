@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 READMES = ROOT / "README.md", ROOT / "README.th.md"
 PAGES = *READMES, *sorted(DOCS.glob("*.md"))
 
-_FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
+_FILE = re.compile(r"# ([\w-]*[./][\w./-]*)\n")
 
 
 @dataclass(frozen=True, slots=True)
