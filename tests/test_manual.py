@@ -633,7 +633,8 @@ def exec_start(machine: Path, unit: str) -> list[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="gunicorn")
 def test_production(machine: Path) -> None:
     """The commands of the units, with the environment of the file: a callback, and a worker."""
-    env, folder, port = environment_of(machine), machine / "srv" / "sms", free_port()
+    env = environment_of(machine) | {"XDG_RUNTIME_DIR": str(machine)}
+    folder, port = machine / "srv" / "sms", free_port()
     assert env["FLASK_ANTS_DR_PASSWORD"] == SECRET
     gunicorn = exec_start(machine, "sms-web.service")
     gunicorn[gunicorn.index("127.0.0.1:8000")] = f"127.0.0.1:{port}"
