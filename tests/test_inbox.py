@@ -347,16 +347,14 @@ class TestFailures:
         assert Ants(app.test_client()).post(body).status_code == 200
         assert drain(app) == 2
         assert counts(app) == {"pending": 0, "done": 0, "dead": 1}
-        with inbox.database.begin() as connection:
-            (dead,) = store.dead(connection, inbox.source, 10)
+        (dead,) = inbox.dead()
         assert dead.attempts == len(calls) == 3
         assert dead.error == "LookupError: no order for ***, ***, ***"
         assert "planted" not in caplog.text
         assert "8887777" not in caplog.text
         assert "in failing\n" in caplog.text
         message_reported.disconnect(failing, sender=app)
-        with inbox.database.begin() as connection:
-            assert store.retry(connection, inbox.source, [dead.id], time.time()) == 1
+        assert inbox.retry([dead.id]) == 1
         assert drain(app) == 1
         assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
@@ -450,8 +448,7 @@ class TestFailures:
         # Once with the others, then alone as often as it may.
         assert Counter(calls) == {f"m{number}": 1 for number in range(10)} | {"m3": 4}
         assert counts(app) == {"pending": 0, "done": 9, "dead": 1}
-        with bound_inbox(app).database.begin() as connection:
-            (dead,) = store.dead(connection, "ants_dr", 10)
+        (dead,) = bound_inbox(app).dead()
         assert dead.error == "its last worker did not finish it"
 
     def test_teardown_functions_and_errors_that_fail_themselves(
@@ -479,8 +476,7 @@ class TestFailures:
 
         assert Ants(app.test_client()).post(many(3)).status_code == 200
         assert calls == ["m0", "m1", "m2"]
-        with bound_inbox(app).database.begin() as connection:
-            dead = store.dead(connection, "ants_dr", 10)
+        dead = bound_inbox(app).dead()
         assert {row.error for row in dead} == {
             "Unspeakable: (without a message)",
             "ZeroDivisionError: the session is gone",
@@ -776,8 +772,7 @@ def test_an_error_that_no_database_can_store(make_inbox_app: MakeApp) -> None:
 
     message_reported.connect(failing, sender=app)
     Ants(app.test_client()).post(callback(detail()))
-    with bound_inbox(app).database.begin() as connection:
-        (dead,) = store.dead(connection, "ants_dr", 1)
+    (dead,) = bound_inbox(app).dead(1)
     assert dead.error == "LookupError: a?b?c"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -22,15 +24,14 @@ from test_inbox import rows
 from flask_ants_dr import CallbackError
 from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
+from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox import tables
 from flask_ants_dr.schemas import Details
 
 
-def entries(app: Flask) -> list[Any]:
-    inbox = bound_inbox(app)
-    with inbox.database.begin() as connection:
-        return list(store.quarantined(connection, inbox.source))
+def entries(app: Flask) -> list[Quarantined]:
+    return bound_inbox(app).quarantined()
 
 
 @pytest.mark.parametrize(
@@ -128,12 +129,9 @@ def test_a_stored_message_that_the_schema_in_force_does_not_take(make_inbox_app:
     Ants(make_inbox_app(eager=False).test_client()).post(callback(detail()))
     app = make_inbox_app(schema=NoSchema, max_attempts=1)
     assert bound_inbox(app).take() == 1
-    with bound_inbox(app).database.begin() as connection:
-        (dead,) = store.dead(connection, "ants_dr", 1)
-        assert dead.error == (
-            "LookupError: the configuration in force does not find it in its callback"
-        )
-        store.retry(connection, "ants_dr", None, time.time())
+    (dead,) = bound_inbox(app).dead()
+    assert dead.error == "LookupError: the configuration in force does not find it in its callback"
+    assert bound_inbox(app).retry() == 1
     back = make_inbox_app()
     heard = Heard(back)
     bound_inbox(back).take()
@@ -187,7 +185,7 @@ def test_a_body_on_which_the_hosts_schema_breaks(make_inbox_app: MakeApp) -> Non
     app = make_inbox_app(schema=BrokenSchema)
     assert Ants(app.test_client()).post(callback(detail(to="66898887777"))).status_code == 500
     (entry,) = entries(app)
-    assert entry.error == '{"detail": "KeyError"}'
+    assert entry.error == {"detail": "KeyError"}
     back = make_inbox_app()
     heard = Heard(back)
     assert bound_inbox(back).replay(entry.callback_id) == 1
@@ -247,3 +245,23 @@ def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: 
     assert Ants(app.test_client()).post(callback(detail(), {})).status_code == 200
     assert len(entries(app)) == 1
     assert rows(app, "callbacks") == 1
+
+
+def test_what_an_operators_page_sees(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    inbox = bound_inbox(app)
+    client = Ants(app.test_client())
+    client.post("{", "application/json")
+    client.post(callback(detail(), {"to": "1"}))
+    whole, one = inbox.quarantined()
+    assert (whole.source, whole.position, whole.bytes) == ("ants_dr", None, 1)
+    assert "not JSON" in whole.error["detail"]
+    missing = ["Missing data for required field."]
+    assert one.position == 1
+    assert one.error == {"errors": {"messageId": missing, "status": missing}}
+    assert abs((datetime.now(UTC) - one.since).total_seconds()) < 60
+    assert inbox.quarantined(1) == [whole]
+    with pytest.raises(CallbackError, match="not JSON"):
+        inbox.replay(whole.callback_id)
+    with pytest.raises(LookupError, match="no callback 12345"):
+        inbox.replay(12345)

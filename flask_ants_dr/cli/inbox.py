@@ -9,8 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
-from datetime import UTC
-from datetime import datetime
 from functools import wraps
 from threading import Event
 from typing import TYPE_CHECKING
@@ -134,21 +132,17 @@ def status(inboxes: list[BoundInbox], as_json: bool) -> None:
 @with_inboxes
 def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
     """List the messages that were set aside as dead, the latest first."""
-    from ..inbox import store
-
-    rows: list[dict[str, Any]] = []
-    for inbox in inboxes:
-        with inbox.database.begin(durable=False) as connection:
-            for row in store.dead(connection, inbox.source, limit):
-                rows.append(
-                    {
-                        "id": row.id,
-                        "source": inbox.source,
-                        "attempts": row.attempts,
-                        "since": _date(row.finished_at),
-                        "error": row.error,
-                    }
-                )
+    rows = [
+        {
+            "id": message.id,
+            "source": message.source,
+            "attempts": message.attempts,
+            "since": message.since.isoformat(timespec="seconds"),
+            "error": message.error,
+        }
+        for inbox in inboxes
+        for message in inbox.dead(limit)
+    ]
     _print(rows, as_json, "no dead messages")
 
 
@@ -161,14 +155,8 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 
     A worker dispatches them; 'flask ants-dr work --once' does so now.
     """
-    from ..inbox import store
-
     _check_selection(ids, all_)
-    count = 0
-    for inbox in inboxes:
-        with inbox.database.begin() as connection:
-            chosen = None if all_ else ids
-            count += store.retry(connection, inbox.source, chosen, time.time())
+    count = sum(inbox.retry(None if all_ else ids) for inbox in inboxes)
     click.echo(f"{count} messages are pending again")
     if ids and count < len(set(ids)):
         raise click.ClickException("The other IDs are not of dead messages.")
@@ -208,23 +196,19 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
 @with_inboxes
 def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
     """List what is in quarantine, the oldest first."""
-    from ..inbox import store
-
-    rows: list[dict[str, Any]] = []
-    for inbox in inboxes:
-        with inbox.database.begin(durable=False) as connection:
-            for row in store.quarantined(connection, inbox.source):
-                rows.append(
-                    {
-                        "id": row.id,
-                        "source": inbox.source,
-                        "since": _date(row.quarantined_at),
-                        "detail": row.position,
-                        "bytes": row.bytes,
-                        "content_type": row.content_type,
-                        "error": json.loads(row.error),
-                    }
-                )
+    rows = [
+        {
+            "id": entry.id,
+            "source": entry.source,
+            "since": entry.since.isoformat(timespec="seconds"),
+            "detail": entry.position,
+            "bytes": entry.bytes,
+            "content_type": entry.content_type,
+            "error": entry.error,
+        }
+        for inbox in inboxes
+        for entry in inbox.quarantined()
+    ]
     _print(rows, as_json, "nothing in quarantine")
 
 
@@ -237,13 +221,14 @@ def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
     from ..inbox import store
 
     for inbox in inboxes:
-        with inbox.database.begin(durable=False) as connection:
-            for row in store.quarantined(connection, inbox.source):
-                if row.id == id_:
-                    envelope = store.envelope(connection, row.callback_id)
-                    click.echo(f"{row.error}\n{row.content_type}, {row.bytes} bytes")
-                    click.echo(_shown(envelope.body, row.content_type, row.position, values))
-                    return
+        for entry in inbox.quarantined():
+            if entry.id == id_:
+                with inbox.database.begin(durable=False) as connection:
+                    envelope = store.envelope(connection, entry.callback_id)
+                click.echo(json.dumps(entry.error))
+                click.echo(f"{entry.content_type}, {entry.bytes} bytes")
+                click.echo(_shown(envelope.body, entry.content_type, entry.position, values))
+                return
     raise click.ClickException(f"There is no entry {id_}.")
 
 
@@ -257,14 +242,11 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
     What the schemas in force take is delivered; the rest stays in quarantine. Exit code 1 if
     anything was refused again.
     """
-    from ..inbox import store
-
     _check_selection(ids, all_)
     taken = refused = 0
     for inbox in inboxes:
-        with inbox.database.begin(durable=False) as connection:
-            rows = store.quarantined(connection, inbox.source)
-        callback_ids = dict.fromkeys(r.callback_id for r in rows if all_ or r.id in ids)
+        entries = inbox.quarantined()
+        callback_ids = dict.fromkeys(one.callback_id for one in entries if all_ or one.id in ids)
         with click.progressbar(callback_ids, label=inbox.source) as progress:
             for callback_id in progress:
                 try:
@@ -310,10 +292,6 @@ def _seconds(age: str) -> float:
     if not found:
         raise click.BadParameter("must be a number and s, m, h or d, such as 30d.")
     return int(found[1]) * _UNITS[found[2]]
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:

@@ -7,5 +7,9 @@ except ModuleNotFoundError:
         "flask_ants_dr.inbox needs SQLAlchemy: pip install 'Flask-ANTS-DR[inbox]'"
     ) from None
 
+from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
+from .inbox import bound_inboxes as bound_inboxes
+from .store import DeadMessage as DeadMessage
+from .store import Quarantined as Quarantined
 from .tables import metadata as metadata

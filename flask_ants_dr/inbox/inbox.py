@@ -115,7 +115,10 @@ class Inbox:
 
 
 class BoundInbox:
-    """The inbox of one blueprint in one application."""
+    """The inbox of one blueprint in one application: what an operator's page works with.
+
+    :func:`bound_inboxes` finds them.
+    """
 
     def __init__(
         self, app: Flask, source: str, options: Inbox, database: Database, read: Read
@@ -193,13 +196,40 @@ class BoundInbox:
         now = time.time()
         with self.database.begin(durable=False) as connection:
             oldest = store.oldest_pending(connection, self.source)
-            kept = store.quarantined(connection, self.source)
+            quarantined, quarantined_bytes = store.quarantine_size(connection, self.source)
             return store.counts(connection, self.source) | {
                 "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
                 "done_last_minute": store.done_since(connection, self.source, now - 60),
-                "quarantined": len(kept),
-                "quarantined_bytes": sum({row.callback_id: row.bytes for row in kept}.values()),
+                "quarantined": quarantined,
+                "quarantined_bytes": quarantined_bytes,
             }
+
+    def dead(self, limit: int = 100) -> list[store.DeadMessage]:
+        """The messages that were set aside as dead, the latest first.
+
+        :param limit: how many, at most.
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin(durable=False) as connection:
+            return store.dead(connection, self.source, limit)
+
+    def retry(self, ids: Sequence[int] | None = None) -> int:
+        """Make dead messages pending again, for a worker to dispatch, and return how many.
+
+        :param ids: which ones; all of them by default.
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin() as connection:
+            return store.retry(connection, self.source, ids, time.time())
+
+    def quarantined(self, limit: int | None = None) -> list[store.Quarantined]:
+        """What could not be decoded or validated, the oldest first.
+
+        :param limit: how many, at most; all by default.
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin(durable=False) as connection:
+            return store.quarantined(connection, self.source, limit)
 
     def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
         """The ids of messages that wait for a worker, or were left unfinished by one."""
@@ -212,6 +242,8 @@ class BoundInbox:
 
         :raises CallbackError: it is refused again, and stays in quarantine. A host's schema can
             raise anything else.
+        :raises LookupError: there is no such callback.
+        :raises InboxUnavailable: the database failed.
         """
         now, token = time.time(), uuid4().hex
         with self.database.begin(durable=False) as connection:
@@ -382,7 +414,7 @@ class BoundInbox:
 
 
 def bound_inboxes(app: Flask) -> list[BoundInbox]:
-    """The inboxes of an application's blueprints."""
+    """The inboxes of an application's blueprints, in the order of their registration."""
     return [known.inbox for known in registrations(app).values() if known.inbox]
 
 

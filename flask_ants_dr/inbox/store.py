@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
@@ -53,6 +55,38 @@ class Claimed:
     key: str
     attempt: int
     """Which one this is, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadMessage:
+    """A message that was set aside after its last attempt."""
+
+    id: int
+    source: str
+    attempts: int
+    since: datetime
+    """In UTC."""
+    error: str
+    """What its subscribers raised, with the values of the message masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A callback, or one of its details, that could not be decoded or validated."""
+
+    id: int
+    callback_id: int
+    """What :meth:`~flask_ants_dr.inbox.BoundInbox.replay` takes."""
+    source: str
+    position: int | None
+    """Among the details of the callback; ``None`` for the whole of it."""
+    since: datetime
+    """In UTC."""
+    content_type: str
+    bytes: int
+    """The size of the callback's body."""
+    error: Mapping[str, Any]
+    """What the answer said, which repeats no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +308,13 @@ def lock_callback(connection: Connection, callback_id: int) -> None:
 
 
 def envelope(connection: Connection, callback_id: int) -> Envelope:
-    """A callback as it came."""
-    row = connection.execute(select(callbacks).where(callbacks.c.id == callback_id)).one()
+    """A callback as it came.
+
+    :raises LookupError: it is not there.
+    """
+    row = connection.execute(select(callbacks).where(callbacks.c.id == callback_id)).one_or_none()
+    if row is None:
+        raise LookupError(f"There is no callback {callback_id}.")
     return Envelope(
         source=row.source,
         content_type=row.content_type,
@@ -285,11 +324,21 @@ def envelope(connection: Connection, callback_id: int) -> Envelope:
     )
 
 
-def dead(connection: Connection, source: str, limit: int) -> Sequence[Any]:
+def dead(connection: Connection, source: str, limit: int) -> list[DeadMessage]:
     """The dead messages, the latest first."""
     columns = (messages.c.id, messages.c.attempts, messages.c.error, messages.c.finished_at)
     chosen = select(*columns).where(messages.c.source == source, messages.c.state == DEAD)
-    return connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit)).all()
+    rows = connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit))
+    return [
+        DeadMessage(
+            id=row.id,
+            source=source,
+            attempts=row.attempts,
+            since=datetime.fromtimestamp(row.finished_at, UTC),
+            error=row.error,
+        )
+        for row in rows
+    ]
 
 
 def retry(connection: Connection, source: str, ids: Sequence[int] | None, now: float) -> int:
@@ -349,9 +398,9 @@ def done_since(connection: Connection, source: str, since: float) -> int:
     return connection.scalar(select(func.count()).where(*done)) or 0
 
 
-def quarantined(connection: Connection, source: str) -> Sequence[Any]:
-    """What is in quarantine, the oldest first, with the size of its callback in bytes."""
-    return connection.execute(
+def quarantined(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:
+    """What is in quarantine, the oldest first."""
+    rows = connection.execute(
         select(
             quarantine.c.id,
             quarantine.c.callback_id,
@@ -364,7 +413,29 @@ def quarantined(connection: Connection, source: str) -> Sequence[Any]:
         .join_from(quarantine, callbacks, quarantine.c.callback_id == callbacks.c.id)
         .where(quarantine.c.source == source)
         .order_by(quarantine.c.id)
-    ).all()
+        .limit(limit)
+    )
+    return [
+        Quarantined(
+            id=row.id,
+            callback_id=row.callback_id,
+            source=source,
+            position=row.position,
+            since=datetime.fromtimestamp(row.quarantined_at, UTC),
+            content_type=row.content_type,
+            bytes=row.bytes,
+            error=json.loads(row.error),
+        )
+        for row in rows
+    ]
+
+
+def quarantine_size(connection: Connection, source: str) -> tuple[int, int]:
+    """How many entries are in quarantine, and the bytes of their callbacks."""
+    entries = select(quarantine.c.callback_id).where(quarantine.c.source == source)
+    bodies = select(func.sum(func.length(callbacks.c.body))).where(callbacks.c.id.in_(entries))
+    count = connection.scalar(select(func.count()).select_from(entries.subquery()))
+    return count or 0, connection.scalar(bodies) or 0
 
 
 def delete_quarantine(connection: Connection, callback_id: int, still: set[int | None]) -> None:
