@@ -13,8 +13,6 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
-import flask_ants_dr
-
 _pyproject = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))
 
 project = "Flask-ANTS-DR"
@@ -73,15 +71,17 @@ def _public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
     """Types are annotated where they are defined and documented where they are imported from."""
-    target = node.get("reftarget", "")
-    name = target.rpartition(".")[2]
-    if not target.startswith("flask_ants_dr.") or not hasattr(flask_ants_dr, name):
+    target, domain = node.get("reftarget", ""), env.get_domain("py")
+    if not target.startswith("flask_ants_dr."):
         return None
-    domain = env.get_domain("py")
-    found: nodes.reference | None = domain.resolve_xref(
-        env, node["refdoc"], app.builder, "obj", f"flask_ants_dr.{name}", node, content
-    )
-    return found
+    name = target.rpartition(".")[2]
+    for package in ("flask_ants_dr", "flask_ants_dr.inbox"):
+        found: nodes.reference | None = domain.resolve_xref(
+            env, node["refdoc"], app.builder, "obj", f"{package}.{name}", node, content
+        )
+        if found is not None:
+            return found
+    return None
 
 
 def _comment(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -125,6 +125,7 @@ class BoundInbox:
     ) -> None:
         self.app = app
         self.source = source
+        """The name that the blueprint is registered under."""
         self.options = options
         self.database = database
         self._read = read
