@@ -22,6 +22,7 @@ from . import records
 
 def connect(app: Flask) -> None:
     message_reported.connect(record_message, sender=app)
+    message_reported.connect(bill, sender=app)
     message_failed.connect(warn_of_failure, sender=app)
     callback_rejected.connect(warn_of_rejection, sender=app)
 
@@ -30,6 +31,13 @@ def record_message(
     app: Flask, message: MessageReport, report: DeliveryReport, **extra: Any
 ) -> None:
     records.record(message, report)
+
+
+def bill(app: Flask, message: MessageReport, **extra: Any) -> None:
+    """Stands for another system of yours. A button on the page takes it down, to show what then
+    becomes of the messages: they are tried again, are dead at last, and wait for a retry."""
+    if records.setting("outage") and message.status.state.is_final:
+        raise ConnectionError("the billing system does not answer")
 
 
 def warn_of_failure(app: Flask, message: MessageReport, **extra: Any) -> None:

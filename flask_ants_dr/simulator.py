@@ -50,6 +50,9 @@ _TEXTS = (
 #: How many characters of a text in Thai fit into one SMS, and into one of several.
 _CHARACTERS_OF_ONE, _CHARACTERS_OF_PARTS = 70, 67
 
+_LONGEST = 600.0
+"""Seconds from send to done."""
+
 _TIME_OF_SEEDED_RUNS = datetime(2026, 1, 1, 9, tzinfo=BANGKOK)
 
 
@@ -134,8 +137,10 @@ def callbacks(plan: Plan) -> Iterator[list[Callback]]:
 
 def _life(dice: random.Random, plan: Plan, id: int, start: datetime) -> list[dict[str, Any]]:
     """What is reported of one message, at each stage."""
-    sent = start + timedelta(milliseconds=dice.randrange(60_000))
-    done = sent + timedelta(milliseconds=dice.randrange(1_000, 30_000))
+    # Most take some seconds, a few much longer, and nothing is done in the future.
+    took = min(dice.lognormvariate(1.5, 0.7), _LONGEST)
+    done = start - timedelta(milliseconds=dice.randrange(60_000))
+    sent = done - timedelta(milliseconds=round(1000 * took))
     text = dice.choice(_TEXTS).format(
         code=f"{dice.randrange(10**6):06}", ref=f"{dice.getrandbits(20):05X}"
     )

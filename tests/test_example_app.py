@@ -3,75 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from babel.messages.extract import extract_from_dir
+from babel.messages.pofile import read_po
 from conftest import SAMPLES
 from conftest import callback
 from conftest import detail
-from werkzeug.datastructures import Authorization
+from demo import ROOT
+from demo import Demo
+from demo import stop
+from demo import wait_until
+from flask import Flask
+from flask.testing import FlaskClient
 
-ROOT = Path(__file__).parents[1]
-PAIR = Authorization("basic", {"username": "ants", "password": "demo"})
-
-
-class Demo:
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Any:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
-            connection.request(method, path, body, names)
-            response = connection.getresponse()
-            assert response.status == 200
-            return json.loads(response.read())
-
-    def post(self, body: bytes, content_type: str) -> Any:
-        return self.request(
-            "POST", "/sms/callback", body, content_type=content_type, authorization=str(PAIR)
-        )
-
-    @property
-    def messages(self) -> Any:
-        return self.request("GET", "/")["messages"]
+import example_app
+from example_app import figures
+from example_app import records
+from flask_ants_dr.testing import AntsClient
+from flask_ants_dr.testing import make_message
+from flask_ants_dr.testing import make_report
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    """A copy of it, so that its record starts empty."""
-    shutil.copytree(ROOT / "example_app", tmp_path / "example_app")
-    shutil.copy(ROOT / ".flaskenv", tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "example_app", "run", "--port", str(port)],
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if not name.startswith("FLASK_")},
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while process.poll() is None and time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield Demo(port)
-    finally:
-        process.terminate()
-        process.wait(10)
+    demo = Demo(tmp_path)
+    process = demo.start()
+    yield demo
+    stop(process)
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The application itself, with its database in a folder of the test's."""
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", "ants")
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", "demo")
+    monkeypatch.setattr(Flask, "auto_find_instance_path", lambda self: str(tmp_path))
+    return example_app.create_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def messages(demo: Demo) -> list[tuple[Any, ...]]:
+    return demo.query("SELECT message_id, recipient, state FROM example_messages ORDER BY id")
 
 
 def test_both_samples_are_recorded_once_however_often_they_come(demo: Demo) -> None:
@@ -79,22 +60,219 @@ def test_both_samples_are_recorded_once_however_often_they_come(demo: Demo) -> N
         for name in ("json", "xml"):
             body = (SAMPLES / f"report.{name}").read_bytes()
             assert demo.post(body, f"application/{name}") == {"accepted": 2, "rejected": 0}
-    messages = demo.messages
-    assert len(messages) == 4
-    assert {message["state"] for message in messages} == {"DELIVERED"}
-    assert {message["message_id"] for message in messages} == {
-        "25501288135972440649",
-        "25501288135972440650",
-    }
-    assert {message["recipient"] for message in messages} == {"***6789", "***3445"}
+    assert len(messages(demo)) == 4
+    assert {state for _, _, state in messages(demo)} == {"DELIVERED"}
+    _, page = demo.request("GET", "/")
+    assert page.count(b'<tr id="message-') == 4
+    assert re.findall(rb'class="number">.*?</span> (\d+)</span>', page) == [b"3445", b"6789"] * 2
+    assert not re.search(rb"\d{6}(6789|3445)", page)
 
 
 def test_a_final_state_stays(demo: Demo) -> None:
     for name in ("ACCEPTED", "EXPIRED", "PENDING"):
         body = json.dumps(callback(detail(status={"name": name}))).encode()
-        demo.post(body, "application/json")
-    (message,) = demo.messages
-    assert message["state"] == "EXPIRED"
+        demo.post(body)
+    ((_, _, state),) = messages(demo)
+    assert state == "EXPIRED"
+    reports = demo.query("SELECT status FROM example_reports ORDER BY id")
+    assert reports == [("ACCEPTED",), ("EXPIRED",), ("PENDING",)]
+
+
+def test_it_tries_again_until_a_message_is_dead_and_then_when_asked(demo: Demo) -> None:
+    demo.request("POST", "/outage", b"down=", content_type="application/x-www-form-urlencoded")
+    demo.post(json.dumps(callback(detail())).encode())
+    states = "SELECT state, attempts FROM ants_dr_messages"
+    wait_until(lambda: demo.query(states) == [("dead", 3)])
+    _, page = demo.request("GET", "/")
+    assert b"ConnectionError: the billing system does not answer" in page
+    demo.request("POST", "/outage")
+    demo.request("POST", "/dead/retry")
+    wait_until(lambda: demo.query(states) == [("done", 1)])
+
+
+def test_it_survives_a_restart(tmp_path: Path) -> None:
+    demo = Demo(tmp_path)
+    for _ in range(2):
+        process = demo.start()
+        demo.post((SAMPLES / "report.json").read_bytes())
+        _, page = demo.request("GET", "/")
+        stop(process)
+        assert page.count(b'<tr id="message-') == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {"Host": "192.0.2.1"}),
+        ("/", {"Host": "127.0.0.1.attacker.example"}),
+        ("/", {"Host": "[bad"}),
+        ("/events", {"Host": "attacker.example"}),
+        ("/messages/1", {"Host": "attacker.example"}),
+    ],
+)
+def test_the_page_answers_its_own_machine_only(
+    client: FlaskClient, path: str, headers: dict[str, str]
+) -> None:
+    assert client.get(path, headers=headers).status_code == 403
+
+
+def test_the_page_answers_no_other_machine(client: FlaskClient) -> None:
+    answer = client.get("/", environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    assert answer.status_code == 403
+    assert "own machine only" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/simulate", "/outage", "/dead/retry", "/quarantine/replay"])
+@pytest.mark.parametrize("origin", ["https://attacker.example", "null"])
+def test_no_other_site_presses_a_button(client: FlaskClient, path: str, origin: str) -> None:
+    assert client.post(path, headers={"Origin": origin}).status_code == 403
+
+
+def test_the_callback_answers_everywhere(app: Flask) -> None:
+    client = app.test_client()
+    client.environ_base["REMOTE_ADDR"] = "192.0.2.7"
+    answer = AntsClient(client).deliver(make_report(make_message()))
+    assert answer.get_json() == {"accepted": 1, "rejected": 0}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "endpoint=x&_external=1",
+        "page=0",
+        "page=99999999999999999999999",
+        "page=x",
+        "range=century",
+        "state=%00&sender=%ff&bulk=%27%3B--",
+        "language=xx",
+    ],
+)
+def test_odd_queries(client: FlaskClient, query: str) -> None:
+    assert client.get(f"/?{query}").status_code == 200
+
+
+def test_what_came_is_no_markup(app: Flask) -> None:
+    script = "<script>alert(1)</script>"
+    status = make_message(script).status
+    message = make_message(message_id=script, sender=script, text=script, status=status)
+    AntsClient(app.test_client()).deliver(make_report(message, bulk_id=script))
+    client = app.test_client()
+    for path in ("/", "/messages/1", f"/?sender={script}&bulk={script}"):
+        text = client.get(path).text
+        assert "&lt;script&gt;alert" in text
+        assert "<script>alert" not in text
+
+
+@pytest.mark.parametrize("path", ["/messages/2", "/messages/99999999999999999999999"])
+def test_no_such_message(client: FlaskClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_a_callback_that_is_no_longer_in_quarantine(client: FlaskClient) -> None:
+    answer = client.post("/quarantine/replay", data={"id": "7"}, follow_redirects=True)
+    assert "It is no longer there." in answer.text
+
+
+def test_a_number_of_messages_that_is_not_offered(client: FlaskClient) -> None:
+    assert client.post("/simulate", data={"messages": "1000000"}).status_code == 400
+
+
+def test_the_figures(app: Flask) -> None:
+    """Against the same figures worked out by hand."""
+    took = [0.5, 1.5, 3.0, 3.0, 40.0, 7200.0]
+    now = 1_800_000_000.0
+    with app.app_context():
+        with records.transaction("IMMEDIATE") as database:
+            for number, seconds in enumerate(took):
+                database.execute(
+                    "INSERT INTO example_messages (source, bulk_id, message_id, recipient, sender,"
+                    " text, state, is_final, sent_at, done_at, recorded_at)"
+                    " VALUES ('', '', ?, '', 'S', '', ?, 1, ?, ?, ?)",
+                    (
+                        str(number),
+                        "EXPIRED" if number == 5 else "DELIVERED",
+                        now - seconds,
+                        now,
+                        now - 10 * number,
+                    ),
+                )
+            database.execute(
+                "INSERT INTO example_messages (source, bulk_id, message_id, recipient, sender,"
+                " text, state, is_final, recorded_at) VALUES ('', 'b', 'x', '', 'T', '', 'PENDING',"
+                " 0, ?)",
+                (now - 3600,),
+            )
+        found = figures.figures(now)
+        assert found.total == 7
+        assert found.delivery_rate == 5 / 6
+        assert (found.median, found.percentile_95) == (3.0, 7200.0)
+        assert found.histogram == [1, 1, 2, 0, 0, 0, 0, 1, 0, 0, 1]
+        assert found.over_time["delivered"][-5:] == [1, 1, 1, 1, 1]
+        assert found.over_time["failed"][-6:] == [1, 0, 0, 0, 0, 0]
+        assert sum(found.over_time["underway"]) == 0
+        assert sum(figures.figures(now, range_="1d").over_time["underway"]) == 1
+        assert found.senders == ["S", "T"]
+        for filters, count in (
+            ({"state": "PENDING"}, 1),
+            ({"sender": "S"}, 6),
+            ({"sender": "S", "state": "EXPIRED"}, 1),
+            ({"bulk": "b"}, 1),
+            ({"bulk": "c"}, 0),
+        ):
+            assert len(figures.figures(now, filters=filters).messages) == count
+
+
+def test_pages_of_messages(app: Flask) -> None:
+    client = app.test_client()
+    made = [make_message(message_id=str(number)) for number in range(figures.PAGE + 1)]
+    AntsClient(app.test_client()).deliver(make_report(*made))
+    first, second = (client.get(f"/?page={number}").text for number in (1, 2))
+    assert first.count('<tr id="message-') == figures.PAGE
+    assert second.count('<tr id="message-') == 1
+    assert 'id="older"' in first
+    assert 'id="newer"' not in first
+    assert 'id="newer"' in second
+    assert 'id="older"' not in second
+
+
+def test_every_text_of_the_page_is_in_thai() -> None:
+    folder = ROOT / "example_app"
+    with (folder / "translations" / "th.po").open("rb") as file:
+        catalogue = read_po(file, locale="th")
+    known = {message.id: message.string for message in catalogue if message.id}
+    used = {
+        text
+        for _, _, text, _, _ in extract_from_dir(
+            folder / "templates", method_map=[("**.html", "jinja2")]
+        )
+    }
+    assert {text if isinstance(text, str) else text[0] for text in used} == {
+        text if isinstance(text, str) else text[0] for text in known
+    }
+    assert all(known.values())
+    assert not [message for message in catalogue if message.fuzzy or list(message.check())]
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "heading"),
+    [
+        ({}, "", "Delivery reports"),
+        ({"Accept-Language": "th-TH,th;q=0.9,en;q=0.8"}, "", "รายงานผลการส่ง SMS"),
+        ({"Accept-Language": "de"}, "", "Delivery reports"),
+        ({"Accept-Language": "th"}, "?language=en", "Delivery reports"),
+    ],
+)
+def test_the_language(
+    client: FlaskClient, headers: dict[str, str], query: str, heading: str
+) -> None:
+    assert f"<h1>{heading}</h1>" in client.get(f"/{query}", headers=headers).text
+
+
+def test_the_language_that_was_chosen_stays(client: FlaskClient) -> None:
+    client.get("/?language=th")
+    assert '<html lang="th">' in client.get("/").text
+    client.get("/?language=en")
+    assert '<html lang="en">' in client.get("/").text
 
 
 def test_the_readme_posts_to_it() -> None:

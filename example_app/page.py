@@ -1,0 +1,232 @@
+"""The page: what became of every message, while it happens.
+
+It has no login, so it answers on this machine only. The callback does not depend on it: that one
+has credentials of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from flask import Blueprint
+from flask import Response
+from flask import abort
+from flask import current_app
+from flask import flash
+from flask import redirect
+from flask import render_template
+from flask import request
+from flask import stream_with_context
+from flask import url_for
+from werkzeug.exceptions import Forbidden
+from werkzeug.wrappers import Response as AnyResponse
+
+from flask_ants_dr import CallbackError
+from flask_ants_dr import DeliveryState
+from flask_ants_dr.inbox import BoundInbox
+from flask_ants_dr.inbox import bound_inboxes
+from flask_ants_dr.schemas import BANGKOK
+
+from . import charts
+from . import figures
+from . import records
+from . import simulation
+
+page = Blueprint("page", __name__)
+
+_LISTED = 10
+"""How many dead messages are listed, and how many entries of the quarantine."""
+
+_LOOK = 0.3
+_KEEP_ALIVE = 10.0
+"""Seconds: how often the stream looks for something new, and says that it is still there."""
+
+_HERE = {"127.0.0.1", "::1", "localhost"}
+
+_POLICY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@page.before_request
+def only_here() -> None:
+    """Answer nobody but this machine's own browser, and no form of another site."""
+    # The Host, too: a proxy that is asked from elsewhere is on this machine, and a name that an
+    # attacker points at 127.0.0.1 leads here.
+    if {request.remote_addr, urlsplit(request.host_url).hostname} - _HERE:
+        raise Forbidden(
+            "This page has no login, so it answers on its own machine only, under"
+            " http://127.0.0.1. The callback answers everywhere."
+        )
+    if request.method == "POST" and request.origin not in {None, request.host_url.rstrip("/")}:
+        raise Forbidden("This form was sent by another site.")
+
+
+@page.after_request
+def protect(response: Response) -> Response:
+    response.headers.update(_POLICY)
+    return response
+
+
+@page.get("/")
+def index() -> str:
+    now = time.time()
+    range_ = request.args.get("range", "5m")
+    if range_ not in figures.RANGES:
+        range_ = "5m"
+    filters = {
+        name: request.args[name] for name in ("state", "sender", "bulk") if request.args.get(name)
+    }
+    number = max(1, min(request.args.get("page", 1, type=int), 1_000_000))
+    found = figures.figures(now, range_=range_, filters=filters, page=number)
+    inbox = _inbox()
+    return render_template(
+        "index.html",
+        figures=found,
+        groups=figures.GROUPS,
+        group_of=figures.GROUP_OF,
+        states=list(DeliveryState),
+        ranges=list(figures.RANGES),
+        range_=range_,
+        filters=filters,
+        page_number=number,
+        over_time=_over_time(found, range_),
+        histogram=_histogram(found),
+        inbox=inbox.status(),
+        dead=inbox.dead(_LISTED),
+        quarantined=inbox.quarantined(_LISTED),
+        outage=records.setting("outage"),
+        sizes=simulation.SIZES,
+        is_simulating=simulation.is_running(),
+        simulated=simulation.latest(),
+    )
+
+
+@page.get("/messages/<int:id>")
+def message(id: int) -> str:
+    found = figures.message(id) if id < 2**63 else None
+    if found is None:
+        abort(404)
+    shown, reports = found
+    return render_template(
+        "message.html", message=shown, reports=reports, group_of=figures.GROUP_OF
+    )
+
+
+@page.get("/events")
+def events() -> Response:
+    """Says when there is something new; the page then fetches itself.
+
+    It says so at the beginning, too: whoever lost the connection may have missed something.
+    """
+    return Response(
+        stream_with_context(_changes()),
+        mimetype="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+def _changes() -> Iterator[str]:
+    with records.watch() as version:
+        seen, quiet_since = None, time.monotonic()
+        yield "retry: 1000\n\n"
+        while True:
+            if (found := version()) != seen:
+                seen, quiet_since = found, time.monotonic()
+                yield "event: change\ndata: look\n\n"
+            elif time.monotonic() - quiet_since > _KEEP_ALIVE:
+                quiet_since = time.monotonic()
+                yield ": still here\n\n"  # and notice who is not
+            time.sleep(_LOOK)
+
+
+@page.post("/simulate")
+def simulate() -> AnyResponse:
+    messages = request.form.get("messages", type=int)
+    if messages not in simulation.SIZES:
+        abort(400)
+    url = url_for("ants_dr.callback", _external=True)
+    if not simulation.start(url, messages, broken="broken" in request.form):
+        flash("already")
+    return _back()
+
+
+@page.post("/outage")
+def outage() -> AnyResponse:
+    records.set_setting("outage", "yes" if "down" in request.form else "")
+    return _back()
+
+
+@page.post("/dead/retry")
+def retry() -> AnyResponse:
+    id = request.form.get("id", type=int)
+    flash("retried" if _inbox().retry(None if id is None else [id]) else "gone")
+    return _back()
+
+
+@page.post("/quarantine/replay")
+def replay() -> AnyResponse:
+    inbox = _inbox()
+    id = request.form.get("id", type=int)
+    ids = {entry.callback_id for entry in inbox.quarantined()} if id is None else {id}
+    outcomes = set()
+    for callback_id in ids:
+        try:
+            inbox.replay(callback_id)
+            outcomes.add("replayed")
+        except CallbackError:
+            outcomes.add("refused")
+        except LookupError:
+            outcomes.add("gone")
+    for outcome in sorted(outcomes):
+        flash(outcome)
+    return _back()
+
+
+def _inbox() -> BoundInbox:
+    (inbox,) = bound_inboxes(current_app)
+    return inbox
+
+
+def _back() -> AnyResponse:
+    """To where the form was, with its filters."""
+    came_from = request.referrer or ""
+    here = came_from.startswith(request.host_url)
+    return redirect(came_from if here else url_for("page.index"), 303)
+
+
+def _over_time(found: figures.Figures, range_: str) -> dict[str, object]:
+    width, bars = figures.RANGES[range_]
+    starts = [datetime.fromtimestamp(found.start + bar * width, BANGKOK) for bar in range(bars)]
+    labels = [start.strftime("%H:%M:%S" if width < 60 else "%H:%M") for start in starts]
+    series = found.over_time
+    return {
+        "chart": charts.stacked_bars(labels, list(series.values()), every=6),
+        "rows": list(zip(labels, zip(*series.values(), strict=True), strict=True)),
+    }
+
+
+def _histogram(found: figures.Figures) -> dict[str, object]:
+    labels = [f"<{_short(edge)}" for edge in figures.EDGES]
+    labels.append(f"≥{_short(figures.EDGES[-1])}")
+    return {
+        "chart": charts.stacked_bars(labels, [found.histogram]),
+        "rows": list(zip(labels, found.histogram, strict=True)),
+    }
+
+
+def _short(seconds: int) -> str:
+    """With the symbols of the units, which are the same in both languages."""
+    for unit, symbol in ((3600, "h"), (60, "m")):
+        if seconds % unit == 0:
+            return f"{seconds // unit}{symbol}"
+    return f"{seconds}s"
