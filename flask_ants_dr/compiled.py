@@ -18,7 +18,6 @@ from datetime import timedelta
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -140,6 +139,7 @@ def _compile(schema: Schema) -> NewLoad | None:
         "Model": schema.model,
         "REFUSED": _REFUSED,
         "SEPARATORS": _SEPARATORS,
+        "TEXT_OR_DECIMAL": (str, Decimal),
         "UNUSUAL": _UNUSUAL,
         "ask": _ask,
         "ask_details": _ask_details,
@@ -216,8 +216,8 @@ def _value(number: int, name: str, field: Field[Any], schema: WireSchema) -> _Va
     if validators:
         return None
     if type(field) is Credit:
-        value.usual = f"credit_{v}({v})"
-        value.names[f"credit_{v}"] = _credit(field)
+        value.usual = f"credits_{v}[str({v})] if type({v}) in TEXT_OR_DECIMAL else REFUSED"
+        value.names[f"credits_{v}"] = _Credits(field)
         return value
     if type(field) is Date and type(schema.timezone) in (timezone, ZoneInfo):
         value.usual = (
@@ -327,17 +327,20 @@ def _unstorable(text: str) -> bool:
     return "\0" in text or (not text.isascii() and UNSTORABLE.search(text) is not None)
 
 
-def _credit(field: Field[Any]) -> Load:
-    of_text = lru_cache(maxsize=_KEPT)(field.deserialize)
+class _Credits(dict[str, Decimal | None]):
+    """Credits by how they are written."""
 
-    def credit(value: Any) -> Any:
-        if type(value) is Decimal:
-            value = str(value)
-        if type(value) is not str or len(value) > _LONGEST_CREDIT:
-            return _REFUSED
-        return of_text(value)
+    def __init__(self, field: Field[Any]) -> None:
+        self._field = field
 
-    return credit
+    def __missing__(self, text: str) -> Decimal | None:
+        if len(text) > _LONGEST_CREDIT:
+            raise ValueError
+        credit: Decimal | None = self._field.deserialize(text)
+        if len(self) >= _KEPT:
+            self.clear()
+        self[text] = credit
+        return credit
 
 
 class _Offsets(dict[str, str]):

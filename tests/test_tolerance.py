@@ -20,6 +20,7 @@ from conftest import make_app
 from flask_ants_dr import DeliveryState
 from flask_ants_dr import MessageReport
 from flask_ants_dr import Status
+from flask_ants_dr.decoding.text import is_utf8
 
 Take = Callable[..., MessageReport]
 
@@ -377,3 +378,24 @@ def test_a_lone_surrogate_in_the_bytes_costs_its_own_message_only(ants: Ants, he
         response = ants.post((body % good).encode(encoding, "surrogatepass"))
         assert response.get_json()["accepted"] == 1
         assert response.get_json()["errors"] == {"1": {"text": [UNSTORABLE]}}
+
+
+@pytest.mark.parametrize("shift", range(3))
+def test_a_long_text_of_xml(take: Take, shift: int) -> None:
+    """One that is read, checked and handed on in several parts, of which some end in a letter."""
+    text = "x" * shift + "วิ่ง & " * 40_000
+    members = MINIMAL + f"<text>{text.replace('&', '<![CDATA[&]]>')}</text>"
+    assert take(xml(members), "application/xml").text == text
+
+
+def test_a_long_xml_in_another_encoding(take: Take) -> None:
+    text = "x" * 100_000 + "ก"
+    body = '<?xml version="1.0" encoding="windows-874"?>' + xml(f"{MINIMAL}<text>{text}</text>")
+    assert take(body.encode("cp874"), "application/xml").text == text
+
+
+@pytest.mark.parametrize("end", [b"\xe0", b"\xe0\xb8"])
+def test_a_letter_that_is_cut_off(end: bytes) -> None:
+    """XML's bytes are looked at in pieces: the last one ends what the others may leave open."""
+    assert is_utf8(b"<" + "ก".encode() * 20_000)
+    assert not is_utf8(b"<" + "ก".encode() * 20_000 + end)

@@ -14,6 +14,7 @@ from ..errors import MalformedBody
 from ..errors import UnsupportedMediaType
 from .json_body import check_structure
 from .json_body import parse_json
+from .text import is_utf8
 from .text import read_text
 from .xml_body import parse_xml
 
@@ -68,11 +69,13 @@ def parse(body: bytes, content_type: str | None) -> Payload:
     # What is remembered of a sender has to be bounded.
     remembered = len(content_type or "") <= _USUAL_CHARACTERS
     is_xml, charset = (_media_type if remembered else _media_type.__wrapped__)(content_type)
-    text, encoding = read_text(body, is_xml=is_xml, charset=charset)
     if is_xml:
-        is_utf8 = encoding == "utf-8" and text[:1] == "<"
-        data = body.removeprefix(BOM_UTF8) if is_utf8 else _utf8(text.lstrip())
+        data = body.removeprefix(BOM_UTF8)
+        if not (data.startswith(b"<") and is_utf8(data)):
+            text, _ = read_text(body, is_xml=True, charset=charset)
+            data = _utf8(text.lstrip())
         return Payload(parse_xml(data), storable=True, characters=None)
+    text, encoding = read_text(body, is_xml=False, charset=charset)
     # JSON has control characters only as escapes.
     storable = encoding is not None and "\\" not in text
     return Payload(parse_json(text), storable, characters=len(text))

@@ -22,7 +22,23 @@ _MARKS = (
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__))
 _ALIASES = {"windows_874": "cp874", **encodings.aliases.aliases}
+_Utf8 = codecs.getincrementaldecoder("utf-8")
+_PIECE_BYTES = 16_384
 _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
+
+
+def is_utf8(body: bytes) -> bool:
+    """Whether :func:`read_text` would take it for UTF-8; in pieces, because the whole is not needed."""
+    if _by_first_bytes(body[:4]) or b"\x1b" in body:
+        return False
+    decode = _Utf8().decode
+    try:
+        for position in range(0, len(body), _PIECE_BYTES):
+            decode(body[position : position + _PIECE_BYTES])
+        decode(b"", final=True)
+    except UnicodeError:
+        return False
+    return True
 
 
 def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, str | None]:

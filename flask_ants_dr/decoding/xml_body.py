@@ -44,48 +44,38 @@ def parse_xml(data: bytes) -> Any:
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_CHARACTERS:,} characters.")
 
     # The members of the innermost element that has some. An element that was opened and nothing more
-    # is a leaf until another is opened in it: then it has text, a list where it comes in parts.
+    # is a leaf until another is opened in it: then it has a text.
     members: dict[str, Any] = {}
     outer: list[dict[str, Any]] = []
-    is_leaf = False
+    text: Any = None
     is_nil: Any = False
-    text: Any = ""
 
     def start(name: str, attributes: list[str]) -> None:
-        nonlocal members, is_leaf, is_nil, text
-        if is_leaf:
+        nonlocal members, text, is_nil
+        if text is not None:
             outer.append(members)
             if len(outer) >= MAX_DEPTH:
                 raise too_deep()
             members = {}
-        is_leaf = True
-        parser.CharacterDataHandler = characters
-        is_nil = attributes and _is_nil(attributes)
         text = ""
+        is_nil = attributes and _is_nil(attributes)
+        parser.CharacterDataHandler = characters
 
     def characters(part: str) -> None:
         nonlocal text
-        if not text:
-            text = part
-        elif type(text) is list:
-            text.append(part)
-        else:
-            text = [text, part]
+        text += part
 
     def end(name: str) -> None:
-        nonlocal members, is_leaf, text
+        nonlocal members, text
         value: Any
         # What stands between elements, mostly indentation, costs nothing then.
         parser.CharacterDataHandler = None
-        if is_leaf:
-            is_leaf = False
-            value = text if type(text) is str else "".join(text)
-            if is_nil:
-                value = None
-        else:
+        if text is None:
             value = members
             members = outer.pop()
-        text = ""
+        else:
+            value = None if is_nil else text
+            text = None
         if "}" in name:
             name = name.rpartition("}")[2]
         if name not in members:
@@ -97,12 +87,13 @@ def parse_xml(data: bytes) -> Any:
 
     # From defusedxml comes the parser with its protections; the handlers that would build a tree
     # give way to ours, which build the payload.
-    defused = DefusedXMLParser(encoding="utf-8", forbid_dtd=True)
+    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
     parser = defused.parser
     vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.DefaultHandlerExpand = None
+    parser.buffer_size = _CHUNK_BYTES  # so that a text comes in few parts, if in any
     try:
         for position in range(0, len(data), _CHUNK_BYTES):
             parser.Parse(data[position : position + _CHUNK_BYTES], False)
