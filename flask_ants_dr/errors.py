@@ -32,8 +32,11 @@ class CallbackError(Exception):
     ) -> None:
         super().__init__(detail)
         self.detail = detail
+        """What is wrong and what to do about it."""
         self.errors: Mapping[Any, Any] = errors or {}
+        """marshmallow's messages by path, or empty."""
         self.headers: Mapping[str, str] = headers or {}
+        """What the answer carries besides its body."""
 
 
 class MalformedBody(CallbackError):

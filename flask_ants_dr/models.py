@@ -50,8 +50,11 @@ class Status:
     """
 
     code: str | None = None
+    """ANTS's code, as it came: for people, not for decisions."""
     name: str
+    """ANTS's name, as it came."""
     description: str | None = None
+    """ANTS's words for it."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
 
@@ -70,11 +73,13 @@ class MessageReport:
     """
 
     message_id: str
+    """What ANTS, or whoever sent the message, calls it."""
     to: str | None = None
     """The phone number that the message went to."""
     sender: str | None = None
     """The sender name that the phone showed (``from`` on the wire)."""
     text: str | None = None
+    """The text that was sent."""
     credit: Decimal | None = None
     """What the message cost, exactly as ANTS wrote it."""
     send_date: datetime | None = None
@@ -82,6 +87,7 @@ class MessageReport:
     done_date: datetime | None = None
     """When it reached its end, with its time zone."""
     status: Status
+    """What became of it."""
     callback_data: str | None = None
     """What the sender asked to get back."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -114,6 +120,7 @@ class DeliveryReport:
     bulk_id: str | None = None
     """The bulk's identifier. ANTS leaves it out where a message went to one phone only."""
     messages: tuple[MessageReport, ...]
+    """The valid ones. In a worker, those that were claimed together."""
     source: str = ""
     """The name of the blueprint that received it."""
     url_params: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -53,7 +53,10 @@ _PROBLEMS = {
 
 
 def openapi_document(app: Flask) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of an application's callbacks."""
+    """The OpenAPI 3.1 document of an application's callbacks.
+
+    :param app: an application with one :class:`~flask_ants_dr.DeliveryReportBlueprint` or more.
+    """
     spec = APISpec(
         title="Delivery reports",
         version="1",
@@ -71,6 +74,7 @@ def add_callbacks(spec: APISpec, app: Flask) -> None:
 
     :param spec: with a :class:`~apispec.ext.marshmallow.MarshmallowPlugin` among its plugins, and
         OpenAPI 3.1.
+    :param app: the application.
     :raises ValueError: it has no such plugin.
     """
     plugin = next((one for one in spec.plugins if isinstance(one, MarshmallowPlugin)), None)

@@ -64,7 +64,10 @@ NOT_EMPTY = Length(min=1, error="Must not be empty.")
 
 
 class String(fields.Field[str]):
-    """A string that a database can store. An integer stands for its digits."""
+    """A string that a database can store. An integer stands for its digits.
+
+    A NUL or a lone surrogate is an error, and so are a boolean and a float.
+    """
 
     default_error_messages = {
         "invalid": "Not a string: send a string, or an integer for its digits.",
@@ -185,7 +188,11 @@ class _Nested(fields.Nested):
 
 
 class One(_Nested):
-    """One object; an array that holds nothing else is taken for it."""
+    """One object; an array that holds nothing else is taken for it.
+
+    :param nested: the class of its schema.
+    :raises TypeError: it is no class.
+    """
 
     def _deserialize(self, value: Any, attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(value, list) and len(value) == 1:
@@ -194,7 +201,11 @@ class One(_Nested):
 
 
 class Details(_Nested):
-    """A tuple of objects from an array; a single object is taken for an array of one."""
+    """A tuple of objects from an array; a single object is taken for an array of one.
+
+    :param nested: the class of their schema.
+    :raises TypeError: it is no class.
+    """
 
     def __init__(self, nested: type[Schema], **kwargs: Any) -> None:
         super().__init__(nested, many=True, **kwargs)
@@ -272,6 +283,7 @@ class WireSchema(Schema):
     def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
         """The members of an object that no field knows, as plain values.
 
+        :param original: the object as it came.
         :raises ValueError: one of them cannot be stored.
         """
         return {

@@ -59,6 +59,9 @@ class Plan:
 
     :param messages: how many messages are reported on.
     :param batch: how many of them are in one callback.
+    :param format: ``"json"`` or ``"xml"``.
+    :param encoding: ``"utf-8"``, ``"utf-16"``, or ``"utf-8-as-utf-16"`` for what .NET programs
+        send: UTF-8 that says it is UTF-16.
     :param statuses: the final statuses by their weights.
     :param follow: whether each message is reported on three times: ACCEPTED, PENDING, and at last
         its final status.
@@ -91,12 +94,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """One request, and the status of the answer that it should get."""
+    """One request, and the answer that it should get."""
 
     body: bytes = field(repr=False)
+    """What is posted."""
     content_type: str
+    """Of the body."""
     expected: int
+    """The status of the answer."""
     messages: int
+    """How many messages the answer should count as accepted."""
 
 
 def callbacks(plan: Plan) -> Iterator[list[Callback]]:
@@ -199,19 +206,22 @@ class Summary:
     rejected: int = 0
     """Messages that the answers count as refused."""
     seconds: float = 0.0
+    """How long it all took."""
     latencies: list[float] = field(default_factory=list)
     """Of the answers, in milliseconds."""
 
     @property
     def callbacks(self) -> int:
+        """How many were sent."""
         return sum(self.answers.values())
 
     @property
     def as_expected(self) -> bool:
+        """Whether every answer was the one that a receiver should give."""
         return all(expected for _, expected in self.answers)
 
     def latency(self) -> dict[str, float]:
-        """Percentiles in milliseconds."""
+        """The median, the 95th and 99th percentile and the longest, in milliseconds."""
         if not self.latencies:
             return {}
         many = self.latencies * 2 if len(self.latencies) == 1 else self.latencies
@@ -237,6 +247,8 @@ def run(
 ) -> Summary:
     """Send the callbacks of a plan.
 
+    :param plan: what to send.
+    :param url: the callback.
     :param auth: the name and the password that ANTS presents.
     :param concurrency: how many callbacks are under way at a time, at most.
     :param rate: how many begin in a second, at most.
@@ -244,6 +256,7 @@ def run(
     :param stop: where it is set, or Ctrl-C is pressed, those under way are waited for and no others
         begin.
     :param answered: called after each answer, or when there is none.
+    :return: what was answered.
     :raises KeyboardInterrupt: Ctrl-C was pressed. Its argument is the summary so far.
     :raises httpx.InvalidURL: it is no URL.
     """
@@ -322,7 +335,16 @@ def send(
     messages: int,
     timeout: float = 10.0,
 ) -> Summary:
-    """Send one body, all of whose messages should be taken."""
+    """Send one body, all of whose messages should be taken.
+
+    :param body: what is posted.
+    :param content_type: of the body.
+    :param url: the callback.
+    :param auth: the name and the password that ANTS presents.
+    :param messages: how many the body has.
+    :param timeout: how long the answer is waited for, in seconds.
+    :return: what was answered.
+    """
     summary = Summary()
     callback = Callback(body=body, content_type=content_type, expected=200, messages=messages)
     with httpx.Client(auth=auth, timeout=timeout) as client:

