@@ -97,9 +97,10 @@ class DeliveryReportBlueprint(Blueprint):
     def notify_params(self, content_type: str = "application/json", **query: Any) -> dict[str, str]:
         """The parameters of a Send request that make ANTS report to this blueprint.
 
-        It needs a request, or ``SERVER_NAME`` and ``PREFERRED_URL_SCHEME`` in the configuration, to
-        know the external URL. A request's ``Host`` header is whatever the client sent, unless
-        ``SERVER_NAME`` or ``TRUSTED_HOSTS`` is configured.
+        It needs a request, or ``SERVER_NAME`` in the configuration, to know the external URL. A
+        request's ``Host`` header is whatever the client sent, unless ``SERVER_NAME`` or
+        ``TRUSTED_HOSTS`` is configured. With ``PREFERRED_URL_SCHEME="https"`` the URL is one of
+        HTTPS, however the request came.
 
         :param content_type: the format to ask for: ``application/json`` or ``application/xml``.
         :param query: the values of the rule's variables; the others become the query string,
@@ -115,7 +116,10 @@ class DeliveryReportBlueprint(Blueprint):
         name = next((key for key, known in current_app.blueprints.items() if known is self), None)
         if name is None:
             raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")
-        url = url_for(f"{name}.callback", _external=True, **query)
+        # A request that came over plain HTTP must not send ANTS, and its password, that way.
+        secure = current_app.config["PREFERRED_URL_SCHEME"] == "https"
+        scheme = "https" if secure else None
+        url = url_for(f"{name}.callback", _external=True, _scheme=scheme, **query)
         if len(url) > NOTIFY_URL_CHARACTERS:
             raise ValueError(
                 f"The callback's URL has {len(url)} characters, and ANTS takes"

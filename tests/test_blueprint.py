@@ -127,6 +127,13 @@ class TestNotifyParams:
             "notifyContentType": "application/xml",
         }
 
+    def test_in_a_request_of_another_host_without_tls(self) -> None:
+        blueprint = DeliveryReportBlueprint()
+        app = make_app(blueprint, SERVER_NAME="sms.example.com", PREFERRED_URL_SCHEME="https")
+        with app.test_request_context(base_url="http://attacker.example"):
+            url = blueprint.notify_params()["notifyUrl"]
+        assert url == "https://sms.example.com/sms/callback"
+
     def test_what_it_says_reaches_the_callback(self) -> None:
         blueprint = DeliveryReportBlueprint()
         app = make_app(blueprint, SERVER_NAME="sms.example.com", PREFERRED_URL_SCHEME="https")

@@ -15,6 +15,7 @@ import pytest
 from conftest import callback
 from conftest import detail
 from demo import PAIR
+from demo import ROOT
 from demo import Demo
 from demo import stop
 from demo import wait_until
@@ -26,7 +27,7 @@ from playwright.sync_api import expect
 from playwright.sync_api import sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-ARTEFACTS = Path(os.environ.get("SCREENSHOTS", "build/screenshots"))
+SCREENSHOTS = ROOT / "build" / "screenshots"
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no browser: apt-get install chromium, or your system's package of it"
@@ -140,7 +141,7 @@ def test_a_first_visit(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Delivery reports")
     expect(page.locator("#total dd")).to_have_text("0")
     expect(page.locator("#messages")).to_have_text("Nothing yet. Press “Simulate”.")
-    page.screenshot(path=ARTEFACTS / "first-visit.png", full_page=True)
+    page.screenshot(path=SCREENSHOTS / "first-visit.png", full_page=True)
 
 
 def test_simulate_moves_the_numbers_and_they_are_those_of_the_database(
@@ -183,13 +184,13 @@ def test_screenshots(page: Page, demo: Demo) -> None:
         page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(f"{demo.url}?language={language}")
-        page.screenshot(path=ARTEFACTS / f"{language}-{theme}.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{language}-{theme}.png", full_page=True)
         page.set_viewport_size({"width": 360, "height": 780})
-        page.screenshot(path=ARTEFACTS / f"{language}-{theme}-phone.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{language}-{theme}-phone.png", full_page=True)
         # A phone scrolls down, and not to the side.
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
         page.goto(f"{demo.url}messages/1")
-        page.screenshot(path=ARTEFACTS / f"{language}-{theme}-message.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{language}-{theme}-message.png", full_page=True)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
