@@ -28,6 +28,7 @@ def stacked_bars(
         margin_bottom=30,
         spacing=4,
         max_scale=5,
+        order_min=0,  # there are no halves of messages
         show_legend=False,
         x_labels_major_every=every,
         show_minor_x_labels=False,
@@ -39,19 +40,16 @@ def stacked_bars(
     for heights in series:
         chart.add("", heights)
     svg = chart.render_tree()
-    _keep(svg, "graph")
-    _keep(svg[0], "plot")
-    for bar in svg.iter("g"):
-        if bar.get("class") == "bar":
-            _keep(bar, "rect")
+    _drop_what_needs_scripts(svg)
     del svg.attrib["id"]
     svg.set("aria-hidden", "true")  # the table beside it says the same
     return Markup(tostring(svg, encoding="unicode"))  # noqa: S704  # ElementTree has escaped it
 
 
-def _keep(parent: Element, kind: str) -> None:
-    """Drop what is of no use without scripts, or forbidden by the page's policy: inline styles."""
-    for child in list(parent):
-        kinds = child.get("class", "").split()
-        if kind not in kinds or ("plot" in kinds and len(kinds) > 1):
-            parent.remove(child)
+def _drop_what_needs_scripts(svg: Element) -> None:
+    """The page's policy forbids scripts and styles in a chart."""
+    for parent in list(svg.iter()):
+        for child in list(parent):
+            is_overlay = "overlay" in child.get("class", "")
+            if is_overlay or child.tag in {"defs", "title", "desc"}:
+                parent.remove(child)
