@@ -13,6 +13,7 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 from conftest import SAMPLES
+from conftest import bound_inbox
 from conftest import callback
 from conftest import detail
 from demo import ROOT
@@ -40,14 +41,16 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """The application itself, with its database in a folder of the test's."""
     monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", "ants")
     monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", "demo")
     monkeypatch.setattr(Flask, "auto_find_instance_path", lambda self: str(tmp_path))
     # Its thread would outlive the test.
     monkeypatch.setattr(worker, "init_app", lambda app: None)
-    return example_app.create_app()
+    app = example_app.create_app()
+    yield app
+    bound_inbox(app).database.close()
 
 
 @pytest.fixture

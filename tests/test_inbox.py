@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -793,3 +795,18 @@ def test_no_value_of_a_message_in_the_log(
     assert lines
     assert "planted" not in "\n".join(lines)
     assert "sown" not in "\n".join(lines)
+
+
+def test_connections_are_closed_with_their_application(inbox_url: str) -> None:
+    def use() -> weakref.ref[Flask]:
+        app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
+        bound_inbox(app).database.create_tables()
+        bound_inbox(app).status()
+        return weakref.ref(app)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        app = use()
+        gc.collect()
+    assert app() is None
+    assert not [one for one in caught if one.category is ResourceWarning]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,10 @@ class Database:
             with self._opening:
                 if self._engines is None:
                     self._engines = self._open()
+                    # With its application, of which a host's tests make many: Python warns of
+                    # connections that nobody closes.
+                    closing = weakref.finalize(self, _close, self._engines, os.getpid())
+                    closing.atexit = False
                 elif self._process != os.getpid():
                     # Forked after it was used: the connections are the parent's.
                     for engine in self._engines:
@@ -117,6 +122,13 @@ class Database:
         for engine, own in zip(engines, (durable, "SET synchronous_commit = off"), strict=True):
             event.listen(engine, "connect", partial(_set_up_postgresql, (bounded, own)))
         return engines
+
+
+def _close(engines: tuple[Engine, Engine], process: int) -> None:
+    # What a fork has inherited is not its own to close.
+    if process == os.getpid():
+        for engine in engines:
+            engine.dispose()
 
 
 def _set_up_sqlite(synchronous: str, connection: Any, record: object) -> None:
