@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from datetime import datetime
 from gettext import GNUTranslations
 from gettext import NullTranslations
@@ -11,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from babel.dates import format_datetime
-from babel.dates import get_timezone
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
@@ -20,11 +18,12 @@ from flask import Flask
 from flask import Response
 from flask import request
 
+from flask_ants_dr.schemas import BANGKOK
+
 LANGUAGES = {"en": "English", "th": "ไทย"}
 
 _COOKIE = "language"
 _A_YEAR = 365 * 86_400
-_BANGKOK = get_timezone("Asia/Bangkok")
 
 
 def init_app(app: Flask) -> None:
@@ -58,11 +57,14 @@ def in_language(code: str) -> str:
 
 
 def date(seconds: float | None) -> str:
-    """A moment in Bangkok; empty where there is none."""
+    """A moment in Bangkok; empty where there is none, or none that a calendar has there."""
     if seconds is None:
         return ""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return format_datetime(moment, "d MMM y HH:mm:ss", tzinfo=_BANGKOK, locale=language())
+    try:
+        moment = datetime.fromtimestamp(seconds, BANGKOK)
+    except (OverflowError, ValueError):
+        return ""
+    return format_datetime(moment, "d MMM y HH:mm:ss", tzinfo=BANGKOK, locale=language())
 
 
 def number(value: float, decimals: int = 0) -> str:

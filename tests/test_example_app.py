@@ -13,6 +13,7 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 from conftest import SAMPLES
+from conftest import Ants
 from conftest import bound_inbox
 from conftest import callback
 from conftest import detail
@@ -182,6 +183,25 @@ def test_what_came_is_no_markup(app: Flask) -> None:
         text = client.get(path).text
         assert "&lt;script&gt;alert" in text
         assert "<script>alert" not in text
+
+
+def test_odd_messages(app: Flask) -> None:
+    details = [
+        detail(messageId="1"),
+        detail(
+            messageId="2", sendDate="9999-12-31T23:59:59Z", doneDate="0001-01-01T00:00:01+07:00"
+        ),
+        detail(messageId="3", text="ก" * 1_000_000, to="1", **{"from": "\u202e"}),
+        detail(messageId="4", status={"name": "NOVEL"}, text=None, to=None),
+    ]
+    ants = Ants(app.test_client())
+    assert ants.post(callback(*details), auth=("ants", "demo")).get_json()["accepted"] == 4
+    client = app.test_client()
+    page = client.get("/").text
+    assert page.count('<tr id="message-') == 4
+    assert len(page) < 200_000
+    for number in range(1, 5):
+        assert client.get(f"/messages/{number}").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/messages/2", "/messages/99999999999999999999999"])
