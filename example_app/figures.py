@@ -29,7 +29,15 @@ GROUPS: Mapping[str, tuple[DeliveryState, ...]] = {
 }
 GROUP_OF = {state: group for group, states in GROUPS.items() for state in states}
 
-_FILTERS = {"state": "state", "sender": "sender", "bulk": "bulk_id"}
+_FILTERS = {
+    "state": "state = ?",
+    "sender": "sender = ? COLLATE NOCASE",
+    # By its beginning, which is all that the page shows of it.
+    "bulk": "instr(bulk_id, ?) = 1",
+}
+
+Place = tuple[float, int]
+"""Of a message in the list, which has the latest change first: when it changed, and its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +68,23 @@ class Figures:
 
 
 def figures(
-    now: float, *, range_: str = "5m", filters: Mapping[str, str] | None = None, page: int = 1
+    now: float,
+    *,
+    range_: str = "5m",
+    filters: Mapping[str, str] | None = None,
+    before: Place | None = None,
 ) -> Figures:
     """Read everything.
 
     :param now: seconds since 1970.
     :param range_: one of :data:`RANGES`.
     :param filters: which messages are listed: by ``state``, ``sender`` and ``bulk``.
-    :param page: of the list, counted from 1.
+    :param before: list what comes after this place, and not from the beginning.
     """
     width, bars = RANGES[range_]
     start = (now // width - bars + 1) * width
     with records.transaction() as database:
-        listed = _latest(database, filters or {}, page)
+        listed = _latest(database, filters or {}, before)
         return Figures(
             by_state=_by_state(database),
             median=_percentile(database, 0.5),
@@ -145,14 +157,18 @@ def _senders(database: sqlite3.Connection) -> list[str]:
 
 
 def _latest(
-    database: sqlite3.Connection, filters: Mapping[str, str], page: int
+    database: sqlite3.Connection, filters: Mapping[str, str], before: Place | None
 ) -> list[sqlite3.Row]:
     """One more than fits on the page, if there are more."""
-    chosen = {_FILTERS[name]: value for name, value in filters.items()}
-    where = " AND ".join(f"{column} = ?" for column in chosen) or "true"
-    parameters: tuple[Any, ...] = (*chosen.values(), PAGE + 1, (page - 1) * PAGE)
+    conditions = [_FILTERS[name] for name in filters]
+    parameters: list[Any] = list(filters.values())
+    if before is not None:
+        # A place and no number: what arrives meanwhile pushes nothing from page to page.
+        conditions.append("(recorded_at, id) < (?, ?)")
+        parameters += before
+    where = " AND ".join(conditions) or "true"
     return database.execute(
-        f"SELECT * FROM example_messages WHERE {where}"  # noqa: S608  # columns of ours
-        " ORDER BY recorded_at DESC, id DESC LIMIT ? OFFSET ?",
-        parameters,
+        f"SELECT * FROM example_messages WHERE {where}"  # noqa: S608  # conditions of ours
+        " ORDER BY recorded_at DESC, id DESC LIMIT ?",
+        (*parameters, PAGE + 1),
     ).fetchall()

@@ -1,4 +1,4 @@
-"""English and Thai: texts from ``translations/``, dates and numbers as each language writes them."""
+"""English and Thai: texts from ``translations/``, and numbers as each language writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlencode
 
-from babel.dates import format_datetime
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
@@ -64,7 +63,7 @@ def date(seconds: float | None) -> str:
         moment = datetime.fromtimestamp(seconds, BANGKOK)
     except (OverflowError, ValueError):
         return ""
-    return format_datetime(moment, "d MMM y HH:mm:ss", tzinfo=BANGKOK, locale=language())
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def number(value: float, decimals: int = 0) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -86,8 +87,8 @@ def index() -> str:
     filters = {
         name: request.args[name] for name in ("state", "sender", "bulk") if request.args.get(name)
     }
-    number = max(1, min(request.args.get("page", 1, type=int), 1_000_000))
-    found = figures.figures(now, range_=range_, filters=filters, page=number)
+    before = _place(request.args.get("before", ""))
+    found = figures.figures(now, range_=range_, filters=filters, before=before)
     inbox = _inbox()
     return render_template(
         "index.html",
@@ -98,7 +99,8 @@ def index() -> str:
         ranges=list(figures.RANGES),
         range_=range_,
         filters=filters,
-        page_number=number,
+        before=before,
+        listed=_LISTED,
         over_time=_over_time(found, range_),
         histogram=_histogram(found),
         inbox=inbox.status(),
@@ -118,7 +120,11 @@ def message(id: int) -> str:
         abort(404)
     shown, reports = found
     return render_template(
-        "message.html", message=shown, reports=reports, group_of=figures.GROUP_OF
+        "message.html",
+        message=shown,
+        reports=reports,
+        group_of=figures.GROUP_OF,
+        back=_from_index() or url_for("page.index"),
     )
 
 
@@ -199,9 +205,24 @@ def _inbox() -> BoundInbox:
 
 def _back() -> AnyResponse:
     """To where the form was, with its filters."""
+    return redirect(_from_index() or url_for("page.index"), 303)
+
+
+def _from_index() -> str | None:
+    """The list that this request came from, if it did, with its filters and its place."""
     came_from = request.referrer or ""
-    here = came_from.startswith(request.host_url)
-    return redirect(came_from if here else url_for("page.index"), 303)
+    here = urlsplit(came_from)
+    is_index = came_from.startswith(request.host_url) and here.path == url_for("page.index")
+    return came_from if is_index else None
+
+
+def _place(text: str) -> figures.Place | None:
+    recorded_at, _, id = text.partition("_")
+    with suppress(ValueError, OverflowError):
+        place = float(recorded_at), int(id)
+        if place[1] < 2**63:
+            return place
+    return None
 
 
 def _over_time(found: figures.Figures, range_: str) -> dict[str, object]:

@@ -53,6 +53,8 @@ def start(url: str, messages: int, *, broken: bool) -> bool:
     )
     auth = (str(app.config["ANTS_DR_USERNAME"]), str(app.config["ANTS_DR_PASSWORD"]))
 
+    records.set_setting("simulation", json.dumps({"interrupted": True}))
+
     def send() -> None:
         try:
             summary = run(plan, url, auth, rate=plan.callbacks / _SECONDS, timeout=60)
@@ -66,7 +68,7 @@ def start(url: str, messages: int, *, broken: bool) -> bool:
 
 
 def latest() -> dict[str, Any] | None:
-    """What became of the last simulation that ended."""
+    """What became of the last simulation."""
     said = records.setting("simulation")
     return json.loads(said) if said else None
 

@@ -10,10 +10,8 @@ from typing import Any
 
 from flask import Flask
 
-from flask_ants_dr import CallbackError
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
-from flask_ants_dr import callback_rejected
 from flask_ants_dr import message_failed
 from flask_ants_dr import message_reported
 
@@ -23,8 +21,7 @@ from . import records
 def connect(app: Flask) -> None:
     message_reported.connect(record_message, sender=app)
     message_reported.connect(bill, sender=app)
-    message_failed.connect(warn_of_failure, sender=app)
-    callback_rejected.connect(warn_of_rejection, sender=app)
+    message_failed.connect(note_failure, sender=app)
 
 
 def record_message(
@@ -40,9 +37,5 @@ def bill(app: Flask, message: MessageReport, **extra: Any) -> None:
         raise ConnectionError("the billing system does not answer")
 
 
-def warn_of_failure(app: Flask, message: MessageReport, **extra: Any) -> None:
-    app.logger.warning("not delivered: %r", message)
-
-
-def warn_of_rejection(app: Flask, error: CallbackError, **extra: Any) -> None:
-    app.logger.warning("callback refused: %s", error)
+def note_failure(app: Flask, message: MessageReport, **extra: Any) -> None:
+    app.logger.info("not delivered: %r", message)  # which shows no text, and of the number 4 digits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -139,6 +140,15 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         )
     with pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as server:
         yield server
+
+
+def stop_postgresql(server: Any) -> None:
+    """Stop it, and wait until it has: it would be taken for a running one."""
+    server.stop()
+    deadline = time.monotonic() + 60
+    while (server.pgdata / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, "PostgreSQL does not stop"
+        time.sleep(0.05)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

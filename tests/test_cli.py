@@ -20,6 +20,7 @@ from conftest import Heard
 from conftest import callback
 from conftest import detail
 from conftest import make_app
+from conftest import stop_postgresql
 from flask import Flask
 from flask.cli import FlaskGroup
 from test_inbox import MakeApp
@@ -254,9 +255,7 @@ def test_a_worker_goes_on_when_the_database_is_back(
     else:
         server = request.getfixturevalue("postgresql")
         start = server.start
-        server.stop()
-        while (server.pgdata / "postmaster.pid").exists():  # it would be taken for a running one
-            time.sleep(0.05)
+        stop_postgresql(server)
     process = work(environment)
     assert process.stderr is not None
     assert "the inbox's database failed" in process.stderr.readline()

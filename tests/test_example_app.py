@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +162,11 @@ def test_the_callback_answers_everywhere(app: Flask) -> None:
     "query",
     [
         "endpoint=x&_external=1",
-        "page=0",
-        "page=99999999999999999999999",
-        "page=x",
+        "before=0_0",
+        "before=1e400_1",
+        "before=nan_1",
+        "before=1_99999999999999999999999",
+        "before=x",
         "range=century",
         "state=%00&sender=%ff&bulk=%27%3B--",
         "language=xx",
@@ -257,6 +260,7 @@ def test_the_figures(app: Flask) -> None:
             ({"state": "PENDING"}, 1),
             ({"sender": "S"}, 6),
             ({"sender": "S", "state": "EXPIRED"}, 1),
+            ({"sender": "s"}, 6),
             ({"bulk": "b"}, 1),
             ({"bulk": "c"}, 0),
         ):
@@ -265,15 +269,29 @@ def test_the_figures(app: Flask) -> None:
 
 def test_pages_of_messages(app: Flask) -> None:
     client = app.test_client()
-    made = [make_message(message_id=str(number)) for number in range(figures.PAGE + 1)]
-    AntsClient(app.test_client()).deliver(make_report(*made))
-    first, second = (client.get(f"/?page={number}").text for number in (1, 2))
-    assert first.count('<tr id="message-') == figures.PAGE
-    assert second.count('<tr id="message-') == 1
-    assert 'id="older"' in first
-    assert 'id="newer"' not in first
-    assert 'id="newer"' in second
-    assert 'id="older"' not in second
+
+    def older(text: str) -> str:
+        (link,) = re.findall(r'id="older" href="(.*?)"', text)
+        return client.get(unescape(link)).text
+
+    def deliver(*names: object) -> None:
+        made = [make_message(message_id=str(name)) for name in names]
+        AntsClient(app.test_client()).deliver(make_report(*made))
+
+    def ids(text: str) -> list[str]:
+        return re.findall(r"of message (\w+)<", text)
+
+    deliver(*range(2 * figures.PAGE + 1))
+    first = client.get("/").text
+    deliver(*(f"new{number}" for number in range(10)))
+    second = older(first)
+    third = older(second)
+    # What came meanwhile has moved nothing.
+    listed = ids(first) + ids(second) + ids(third)
+    assert listed == [str(number) for number in reversed(range(2 * figures.PAGE + 1))]
+    assert 'id="latest"' not in first
+    assert 'id="latest"' in third
+    assert 'id="older"' not in third
 
 
 def test_every_text_of_the_page_is_in_thai() -> None:

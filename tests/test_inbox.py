@@ -27,6 +27,7 @@ from conftest import bound_inbox
 from conftest import callback
 from conftest import detail
 from conftest import make_app
+from conftest import stop_postgresql
 from flask import Flask
 from flask import g
 from sqlalchemy import Engine
@@ -577,7 +578,7 @@ class TestUnavailable:
             self.check(app, fail, mend)
         else:
             server = request.getfixturevalue("postgresql")
-            self.check(app, server.stop, server.start)
+            self.check(app, lambda: stop_postgresql(server), server.start)
 
     def test_locked(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app(timeout=0.3)

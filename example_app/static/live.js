@@ -8,6 +8,7 @@ const written = new WeakMap(); // what the server wrote for an element that is o
 let stream = null;
 let fetching = false;
 let outdated = false;
+let paused = false;
 
 function say(state) {
   connection.dataset.state = state;
@@ -30,9 +31,13 @@ function renew(part, fresh) {
     if (old.matches("details[open]")) child.setAttribute("open", "");
     return child;
   });
+  const hadFocus = part.contains(document.activeElement);
   part.replaceChildren(...children);
-  if (focused && document.activeElement?.id !== focused && part.querySelector(`#${CSS.escape(focused)}`)) {
-    document.getElementById(focused).focus({ preventScroll: true });
+  if (hadFocus && !part.contains(document.activeElement)) {
+    // Where it was, or at the heading above: not at the beginning of the page.
+    const heading = part.closest("section")?.querySelector("[tabindex]");
+    const again = focused ? document.getElementById(focused) : null;
+    (again ?? heading)?.focus({ preventScroll: true });
   }
 }
 
@@ -45,6 +50,12 @@ function show(html) {
       renew(part, fresh);
     }
   }
+}
+
+// What an action led to stays until the next one.
+function tell(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  document.getElementById("notices").replaceChildren(...page.getElementById("notices").children);
 }
 
 async function refresh() {
@@ -85,21 +96,23 @@ function disconnect() {
   stream = null;
 }
 
-pause.hidden = false;
-pause.addEventListener("click", () => {
-  const paused = pause.getAttribute("aria-pressed") !== "true";
-  pause.setAttribute("aria-pressed", String(paused));
+function setPaused(value) {
+  paused = value;
+  pause.textContent = paused ? pause.dataset.resumeText : pause.dataset.pauseText;
   if (paused) {
     disconnect();
     say("paused");
   } else {
     connect();
   }
-});
+}
+
+pause.hidden = false;
+pause.addEventListener("click", () => setPaused(!paused));
 
 // A tab that nobody sees holds no connection: a browser has only a few for each server.
 document.addEventListener("visibilitychange", () => {
-  if (pause.getAttribute("aria-pressed") === "true") return;
+  if (paused) return;
   if (document.hidden) disconnect();
   else connect();
 });
@@ -109,16 +122,16 @@ document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (form.method !== "post") return;
   event.preventDefault();
-  const button = event.submitter;
-  const body = new URLSearchParams(new FormData(form, button));
-  button.disabled = true;
+  const body = new URLSearchParams(new FormData(form, event.submitter));
   try {
     const response = await fetch(form.action, { method: "POST", body });
-    if (response.ok) show(await response.text());
+    if (!response.ok) throw new Error(response.statusText);
+    const html = await response.text();
+    show(html);
+    tell(html);
   } catch {
     say("lost");
   }
-  button.disabled = false;
 });
 
-connect();
+setPaused(false);
