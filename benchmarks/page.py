@@ -32,7 +32,7 @@ from flask_ants_dr.simulator import run
 
 ROOT = Path(__file__).parent.parent
 PAIR = ("ants", "demo")
-PATHS = ("/", "/?state=DELIVERED&sender=ANTS", "/?range=1d&page=40", "/messages/1")
+PATHS = ("/", "/?state=DELIVERED&sender=ANTS", "/?range=1d&bulk=a", "/messages/1")
 STATUSES = {"DELIVERED": 90, "UNDELIVERED": 4, "EXPIRED": 3, "REJECTED": 3}
 ASK_EVERY = 0.5
 
@@ -92,7 +92,11 @@ def measure(url: str, messages: int, seconds: float) -> None:
 
 
 def listen(url: str, events: list[float], over: Event) -> None:
-    with httpx.stream("GET", f"{url}/events", timeout=None) as stream:
+    # At the end the server goes away.
+    with (
+        suppress(httpx.TransportError),
+        httpx.stream("GET", f"{url}/events", timeout=None) as stream,
+    ):
         for line in stream.iter_lines():
             if line == "event: change":
                 events.append(time.perf_counter())

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
+from datetime import datetime
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ import example_app
 from example_app import figures
 from example_app import records
 from example_app import worker
+from flask_ants_dr.schemas import BANGKOK
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
@@ -219,6 +223,95 @@ def test_a_callback_that_is_no_longer_in_quarantine(client: FlaskClient) -> None
 
 def test_a_number_of_messages_that_is_not_offered(client: FlaskClient) -> None:
     assert client.post("/simulate", data={"messages": "1000000"}).status_code == 400
+
+
+def deliver(app: Flask, *details: dict[str, Any]) -> None:
+    ants = Ants(app.test_client())
+    answer = ants.post(callback(*details), auth=("ants", "demo"))
+    assert answer.get_json() == {"accepted": len(details), "rejected": 0}
+
+
+def test_a_message_goes_forward_only(app: Flask) -> None:
+    deliver(app, detail(status={"name": "PENDING"}))
+    deliver(app, detail(status={"name": "ACCEPTED"}))
+    with app.app_context():
+        row, reports = figures.message(1) or pytest.fail("no message")
+        assert row["state"] == "PENDING"
+        assert [report["status"] for report in reports] == ["PENDING", "ACCEPTED"]
+    dates = {"sendDate": "2026-01-01T00:00:00", "doneDate": "2026-01-01T00:00:05"}
+    deliver(app, detail(**dates))
+    with app.app_context():
+        row, reports = figures.message(1) or pytest.fail("no message")
+        assert (row["state"], row["seconds"], len(reports)) == ("DELIVERED", 5.0, 3)
+
+
+def test_the_latest_change_comes_first(app: Flask) -> None:
+    deliver(app, detail(messageId="a", status={"name": "PENDING"}), detail(messageId="b"))
+    deliver(app, detail(messageId="a"))
+    with app.app_context():
+        listed = figures.figures(time.time()).messages
+    assert [row["message_id"] for row in listed] == ["a", "b"]
+
+
+def test_nothing_follows_a_page_that_is_just_full(app: Flask) -> None:
+    deliver(app, *(detail(messageId=str(number)) for number in range(figures.PAGE)))
+    assert 'id="older"' not in app.test_client().get("/").text
+
+
+def test_percentiles_are_by_the_nearest_rank(app: Flask) -> None:
+    deliver(
+        app,
+        *(
+            detail(
+                messageId=str(seconds),
+                sendDate="2026-01-01T00:01:00",
+                doneDate=f"2026-01-01T00:01:{seconds:02}",
+            )
+            for seconds in range(1, 14)
+        ),
+        # Done before it was sent: some clock is wrong, and it says nothing of the others.
+        detail(messageId="x", sendDate="2026-01-01T00:01:00", doneDate="2026-01-01T00:00:00"),
+    )
+    with app.app_context():
+        found = figures.figures(time.time())
+        assert (found.median, found.percentile_95) == (7.0, 13.0)
+        assert sum(found.histogram) == 13
+        # The clock was set back since: what is in the future counts as of now.
+        earlier = figures.figures(time.time() - 3600)
+        assert earlier.over_time["delivered"][-1] == 14
+
+
+def test_the_chart_has_the_time_of_bangkok(app: Flask) -> None:
+    deliver(app, detail())
+    table = re.findall(r'<th scope="row">(\d\d:\d\d:\d\d)</th>', app.test_client().get("/").text)
+    now = datetime.now(BANGKOK)
+    assert {row[:2] for row in table} <= {f"{now:%H}", f"{now - timedelta(minutes=1):%H}"}
+
+
+def test_only_what_has_ended_is_billed(app: Flask) -> None:
+    client = app.test_client()
+    client.post("/outage", data={"down": ""})
+    deliver(app, detail(messageId="a", status={"name": "PENDING"}), detail(messageId="b"))
+    status = bound_inbox(app).status()
+    assert (status["done"], status["pending"]) == (1, 1)
+
+
+def test_where_a_form_leads_back_to(client: FlaskClient) -> None:
+    for referrer, location in (
+        ("http://localhost/?state=EXPIRED", "http://localhost/?state=EXPIRED"),
+        ("http://localhost/messages/1", "/"),
+        ("https://attacker.example/", "/"),
+        ("", "/"),
+    ):
+        answer = client.post("/outage", headers={"Referer": referrer})
+        assert (answer.status_code, answer.location) == (303, location)
+
+
+def test_one_simulation_at_a_time(app: Flask) -> None:
+    client = app.test_client()
+    with app.extensions["example_simulation"]:
+        text = client.post("/simulate", data={"messages": "50"}, follow_redirects=True).text
+    assert "A simulation is running already." in text
 
 
 def test_the_figures(app: Flask) -> None:
