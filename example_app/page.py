@@ -27,6 +27,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from flask_ants_dr import CallbackError
 from flask_ants_dr import DeliveryState
+from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import bound_inboxes
 from flask_ants_dr.schemas import BANGKOK
@@ -88,6 +89,8 @@ def index() -> str:
         name: request.args[name] for name in ("state", "sender", "bulk") if request.args.get(name)
     }
     before = _place(request.args.get("before", ""))
+    # Before the numbers: whoever reads that it is over finds all of it in them.
+    is_simulating, simulated = simulation.is_running(), simulation.latest()
     found = figures.figures(now, range_=range_, filters=filters, before=before)
     inbox = _inbox()
     return render_template(
@@ -108,8 +111,8 @@ def index() -> str:
         quarantined=inbox.quarantined(_LISTED),
         outage=records.setting("outage"),
         sizes=simulation.SIZES,
-        is_simulating=simulation.is_running(),
-        simulated=simulation.latest(),
+        is_simulating=is_simulating,
+        simulated=simulated,
     )
 
 
@@ -174,7 +177,7 @@ def outage() -> AnyResponse:
 
 @page.post("/dead/retry")
 def retry() -> AnyResponse:
-    id = request.form.get("id", type=int)
+    id = _id()
     flash("retried" if _inbox().retry(None if id is None else [id]) else "gone")
     return _back()
 
@@ -182,13 +185,16 @@ def retry() -> AnyResponse:
 @page.post("/quarantine/replay")
 def replay() -> AnyResponse:
     inbox = _inbox()
-    id = request.form.get("id", type=int)
+    id = _id()
     ids = {entry.callback_id for entry in inbox.quarantined()} if id is None else {id}
     outcomes = set()
     for callback_id in ids:
         try:
             inbox.replay(callback_id)
-            outcomes.add("replayed")
+            stays = any(entry.callback_id == callback_id for entry in inbox.quarantined())
+            outcomes.add("refused" if stays else "replayed")
+        except InboxUnavailable:
+            raise
         except CallbackError:
             outcomes.add("refused")
         except LookupError:
@@ -196,6 +202,21 @@ def replay() -> AnyResponse:
     for outcome in sorted(outcomes):
         flash(outcome)
     return _back()
+
+
+@page.errorhandler(InboxUnavailable)
+def unavailable(error: InboxUnavailable) -> tuple[str, int]:
+    return "The database does not answer at the moment.", 503
+
+
+def _id() -> int | None:
+    """What a form is about; ``None`` for all of them."""
+    if "id" not in request.form:
+        return None
+    id = request.form.get("id", type=int)
+    if id is None or not 0 < id < 2**63:
+        abort(400)
+    return id
 
 
 def _inbox() -> BoundInbox:

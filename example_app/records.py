@@ -66,8 +66,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
     state = excluded.state,
     is_final = excluded.is_final,
-    sent_at = excluded.sent_at,
-    done_at = excluded.done_at,
+    sender = coalesce(nullif(excluded.sender, ''), sender),
+    text = coalesce(nullif(excluded.text, ''), text),
+    sent_at = coalesce(excluded.sent_at, sent_at),
+    done_at = coalesce(excluded.done_at, done_at),
     recorded_at = excluded.recorded_at
 WHERE NOT is_final AND excluded.state NOT IN (state, 'ACCEPTED')
 """
@@ -139,6 +141,11 @@ def setting(name: str) -> str | None:
         found = database.execute("SELECT value FROM example_settings WHERE name = ?", (name,))
         row = found.fetchone()
     return str(row["value"]) if row else None
+
+
+def touch() -> None:
+    """Have everyone who watches look again."""
+    set_setting("touched", str(time.time()))
 
 
 def set_setting(name: str, value: str) -> None:

@@ -40,9 +40,6 @@ def start(url: str, messages: int, *, broken: bool) -> bool:
     :param broken: whether there are callbacks that cannot be read, too.
     """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    lock: Lock = app.extensions["example_simulation"]
-    if not lock.acquire(blocking=False):
-        return False
     plan = Plan(
         messages=messages,
         batch=max(5, 3 * messages // _CALLBACKS),
@@ -52,16 +49,19 @@ def start(url: str, messages: int, *, broken: bool) -> bool:
         malformed=0.05 if broken else 0.0,
     )
     auth = (str(app.config["ANTS_DR_USERNAME"]), str(app.config["ANTS_DR_PASSWORD"]))
-
+    lock: Lock = app.extensions["example_simulation"]
+    if not lock.acquire(blocking=False):
+        return False
     records.set_setting("simulation", json.dumps({"interrupted": True}))
 
     def send() -> None:
-        try:
-            summary = run(plan, url, auth, rate=plan.callbacks / _SECONDS, timeout=60)
-        finally:
-            lock.release()
         with app.app_context():
-            records.set_setting("simulation", json.dumps(_said(summary)))
+            try:
+                summary = run(plan, url, auth, rate=plan.callbacks / _SECONDS, timeout=60)
+                records.set_setting("simulation", json.dumps(_said(summary)))
+            finally:
+                lock.release()
+                records.touch()
 
     Thread(target=send, name="simulation", daemon=True).start()
     return True

@@ -11,7 +11,6 @@ from threading import Thread
 
 from flask import Flask
 
-from flask_ants_dr import CallbackError
 from flask_ants_dr.inbox import bound_inboxes
 
 _POLL = 0.5
@@ -32,7 +31,8 @@ def init_app(app: Flask) -> None:
         while True:
             try:
                 done = inbox.take()
-            except CallbackError:  # the database failed, which the inbox has logged
+            except Exception:
+                app.logger.exception("the worker failed, and goes on")
                 done = 0
             if not done:
                 time.sleep(_POLL)

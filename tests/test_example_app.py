@@ -221,6 +221,33 @@ def test_a_callback_that_is_no_longer_in_quarantine(client: FlaskClient) -> None
     assert "It is no longer there." in answer.text
 
 
+@pytest.mark.parametrize("path", ["/dead/retry", "/quarantine/replay"])
+@pytest.mark.parametrize("id", ["", "abc", "0", "99999999999999999999"])
+def test_a_button_without_a_sensible_id(client: FlaskClient, path: str, id: str) -> None:
+    assert client.post(path, data={"id": id}).status_code == 400
+
+
+def test_every_page_forbids_what_is_not_its_own(client: FlaskClient) -> None:
+    for path in ("/", "/messages/1"):
+        policy = client.get(path).headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+
+
+def test_what_comes_late_is_added(app: Flask) -> None:
+    deliver(app, detail(status={"name": "PENDING"}, sendDate="2026-01-01T00:00:00"))
+    deliver(app, detail(text="late", doneDate="2026-01-01T00:00:05", **{"from": "Shop"}))
+    with app.app_context():
+        row, _ = figures.message(1) or pytest.fail("no message")
+    assert (row["sender"], row["text"], row["seconds"]) == ("Shop", "late", 5.0)
+
+
+def test_half_a_callback_stays_in_quarantine(app: Flask) -> None:
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(), {"to": "1"}), auth=("ants", "demo"))
+    answer = app.test_client().post("/quarantine/replay", follow_redirects=True)
+    assert "It was refused again" in answer.text
+
+
 def test_a_number_of_messages_that_is_not_offered(client: FlaskClient) -> None:
     assert client.post("/simulate", data={"messages": "1000000"}).status_code == 400
 

@@ -811,3 +811,12 @@ def test_connections_are_closed_with_their_application(inbox_url: str) -> None:
         gc.collect()
     assert app() is None
     assert not [one for one in caught if one.category is ResourceWarning]
+
+
+def test_reading_waits_for_no_writer(make_inbox_app: MakeApp) -> None:
+    inbox = bound_inbox(make_inbox_app(timeout=0.2))
+    inbox.status()
+    with inbox.database.begin():
+        assert inbox.status()["pending"] == 0
+        assert not inbox.dead()
+        assert not inbox.quarantined()

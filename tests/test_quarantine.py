@@ -265,3 +265,13 @@ def test_what_an_operators_page_sees(make_inbox_app: MakeApp) -> None:
         inbox.replay(whole.callback_id)
     with pytest.raises(LookupError, match="no callback 12345"):
         inbox.replay(12345)
+
+
+def test_no_blueprint_replays_what_is_anothers(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    inbox = bound_inbox(app)
+    Ants(app.test_client()).post("{", "application/json")
+    (entry,) = inbox.quarantined()
+    inbox.source = "another"
+    with pytest.raises(LookupError, match="another blueprint's"):
+        inbox.replay(entry.callback_id)

@@ -9,16 +9,23 @@ let stream = null;
 let fetching = false;
 let outdated = false;
 let paused = false;
+let latest = 0; // of the requests for the page
 
 function say(state) {
   connection.dataset.state = state;
   connection.textContent = connection.dataset[`${state}Text`];
 }
 
+function controls(element) {
+  return [element, ...element.querySelectorAll("a, button, summary")];
+}
+
 function renew(part, fresh) {
   const known = new Map([...part.children].map((child) => [child.id, child]));
-  const focused = document.activeElement?.id;
-  const children = [...fresh.childNodes].map((child) => {
+  const active = document.activeElement;
+  const hadFocus = part.contains(active);
+  let focus = null;
+  const wanted = [...fresh.childNodes].map((child) => {
     if (child.nodeType !== Node.ELEMENT_NODE) return child;
     const text = child.outerHTML;
     const old = child.id && known.get(child.id);
@@ -29,15 +36,18 @@ function renew(part, fresh) {
       child.querySelector(`#${CSS.escape(opened.id)}`)?.setAttribute("open", "");
     }
     if (old.matches("details[open]")) child.setAttribute("open", "");
+    if (old.contains(active) && !active.id) focus = controls(child)[controls(old).indexOf(active)];
     return child;
   });
-  const hadFocus = part.contains(document.activeElement);
-  part.replaceChildren(...children);
+  for (const old of [...part.childNodes]) if (!wanted.includes(old)) old.remove();
+  // What stays is not moved: that would take the focus from it.
+  wanted.forEach((node, place) => {
+    if (part.childNodes[place] !== node) part.insertBefore(node, part.childNodes[place] ?? null);
+  });
   if (hadFocus && !part.contains(document.activeElement)) {
     // Where it was, or at the heading above: not at the beginning of the page.
-    const heading = part.closest("section")?.querySelector("[tabindex]");
-    const again = focused ? document.getElementById(focused) : null;
-    (again ?? heading)?.focus({ preventScroll: true });
+    if (active.id) focus = document.getElementById(active.id);
+    (focus ?? part.closest("section")?.querySelector("[tabindex]"))?.focus({ preventScroll: true });
   }
 }
 
@@ -67,18 +77,24 @@ async function refresh() {
   do {
     outdated = false;
     try {
-      const response = await fetch(location.href);
-      if (response.ok) show(await response.text());
+      const number = ++latest;
+      const response = await fetch(location.href, { signal: AbortSignal.timeout(10_000) });
+      if (!response.ok) throw new Error(response.statusText);
+      const html = await response.text();
+      // A button's answer may have been quicker.
+      if (number === latest) show(html);
     } catch {
-      // The server is away; the stream says so, and calls again when it is back.
+      // If the server is away, the stream says so, and calls again when it is back.
+      outdated = stream?.readyState === EventSource.OPEN;
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE_BETWEEN));
-  } while (outdated);
+  } while (outdated && !paused);
   fetching = false;
 }
 
 function connect() {
-  stream?.close();
+  disconnect();
+  if (document.hidden) return;
   const mine = (stream = new EventSource(document.body.dataset.events));
   mine.addEventListener("open", () => say("live"));
   mine.addEventListener("change", refresh);
@@ -101,6 +117,7 @@ function setPaused(value) {
   pause.textContent = paused ? pause.dataset.resumeText : pause.dataset.pauseText;
   if (paused) {
     disconnect();
+    latest++; // what is under way comes too late
     say("paused");
   } else {
     connect();
@@ -127,6 +144,7 @@ document.addEventListener("submit", async (event) => {
     const response = await fetch(form.action, { method: "POST", body });
     if (!response.ok) throw new Error(response.statusText);
     const html = await response.text();
+    latest++;
     show(html);
     tell(html);
   } catch {
@@ -134,4 +152,8 @@ document.addEventListener("submit", async (event) => {
   }
 });
 
+for (const part of document.querySelectorAll("[data-live]")) {
+  written.set(part, part.innerHTML);
+  for (const child of part.children) written.set(child, child.outerHTML);
+}
 setPaused(false);

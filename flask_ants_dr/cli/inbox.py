@@ -223,7 +223,7 @@ def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
     for inbox in inboxes:
         for entry in inbox.quarantined():
             if entry.id == id_:
-                with inbox.database.begin(durable=False) as connection:
+                with inbox.database.begin(writes=False) as connection:
                     envelope = store.envelope(connection, entry.callback_id)
                 click.echo(json.dumps(entry.error))
                 click.echo(f"{entry.content_type}, {entry.bytes} bytes")

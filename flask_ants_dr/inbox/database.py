@@ -65,11 +65,13 @@ class Database:
                 engine.dispose()
 
     @contextmanager
-    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
+    def begin(self, *, durable: bool = True, writes: bool = True) -> Iterator[Connection]:
         """One transaction.
 
-        :param durable: ``False`` for reading, and for a single statement that may be lost to a
-            power failure, though not to the end of a process: marking what was dispatched.
+        :param durable: ``False`` for a single statement that may be lost to a power failure, though
+            not to the end of a process: marking what was dispatched.
+        :param writes: ``False`` for reading, which on SQLite then waits for nobody and keeps nobody
+            waiting.
         :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
         """
         try:
@@ -85,7 +87,8 @@ class Database:
                     for engine in self._engines:
                         engine.dispose(close=False)
                 self._process = os.getpid()
-            with self._engines[not durable].begin() as connection:
+            engine = self._engines[not (durable and writes)]
+            with engine.execution_options(ants_dr_writes=writes).begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
@@ -139,7 +142,8 @@ def _set_up_sqlite(synchronous: str, connection: Any, record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # At once a writer: a reader that becomes one while another writes fails without waiting.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    writes = connection.get_execution_options().get("ants_dr_writes", True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _set_up_postgresql(statements: Iterable[str], connection: Any, record: object) -> None:

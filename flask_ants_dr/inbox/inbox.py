@@ -195,7 +195,7 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         now = time.time()
-        with self.database.begin(durable=False) as connection:
+        with self.database.begin(writes=False) as connection:
             oldest = store.oldest_pending(connection, self.source)
             quarantined, quarantined_bytes = store.quarantine_size(connection, self.source)
             return store.counts(connection, self.source) | {
@@ -211,7 +211,7 @@ class BoundInbox:
         :param limit: how many, at most.
         :raises InboxUnavailable: the database failed.
         """
-        with self.database.begin(durable=False) as connection:
+        with self.database.begin(writes=False) as connection:
             return store.dead(connection, self.source, limit)
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
@@ -229,13 +229,13 @@ class BoundInbox:
         :param limit: how many, at most; all by default.
         :raises InboxUnavailable: the database failed.
         """
-        with self.database.begin(durable=False) as connection:
+        with self.database.begin(writes=False) as connection:
             return store.quarantined(connection, self.source, limit)
 
     def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
         """The ids of messages that wait for a worker, or were left unfinished by one."""
         now = time.time()
-        with self.database.begin(durable=False) as connection:
+        with self.database.begin(writes=False) as connection:
             return store.due_ids(connection, self.source, now, limit, unfinished=unfinished)
 
     def replay(self, callback_id: int) -> int:
@@ -243,12 +243,14 @@ class BoundInbox:
 
         :raises CallbackError: it is refused again, and stays in quarantine. A host's schema can
             raise anything else.
-        :raises LookupError: there is no such callback.
+        :raises LookupError: there is no such callback, or it is another blueprint's.
         :raises InboxUnavailable: the database failed.
         """
         now, token = time.time(), uuid4().hex
-        with self.database.begin(durable=False) as connection:
+        with self.database.begin(writes=False) as connection:
             envelope = store.envelope(connection, callback_id)
+        if envelope.source != self.source:
+            raise LookupError(f"Callback {callback_id} is another blueprint's.")
         report, invalid = self._read(envelope)
         messages = _by_key(envelope, report)
         entries = _entries(envelope, report, invalid)
@@ -317,7 +319,7 @@ class BoundInbox:
         """A stored callback, read again; a thread remembers its latest one."""
         latest = getattr(self._latest, "value", None)
         if latest is None or latest[0] != callback_id:
-            with self.database.begin(durable=False) as connection:
+            with self.database.begin(writes=False) as connection:
                 envelope = store.envelope(connection, callback_id)
             try:
                 report, _ = self._read(envelope)

@@ -36,6 +36,7 @@ from .tables import DONE
 from .tables import PENDING
 from .tables import callbacks
 from .tables import is_claimed
+from .tables import is_finished
 from .tables import is_pending
 from .tables import is_waiting
 from .tables import messages
@@ -327,7 +328,8 @@ def envelope(connection: Connection, callback_id: int) -> Envelope:
 def dead(connection: Connection, source: str, limit: int) -> list[DeadMessage]:
     """The dead messages, the latest first."""
     columns = (messages.c.id, messages.c.attempts, messages.c.error, messages.c.finished_at)
-    chosen = select(*columns).where(messages.c.source == source, messages.c.state == DEAD)
+    chosen = select(*columns).where(messages.c.source == source, is_finished)
+    chosen = chosen.where(messages.c.state == DEAD)
     rows = connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit))
     return [
         DeadMessage(
@@ -394,8 +396,9 @@ def oldest_pending(connection: Connection, source: str) -> float | None:
 
 def done_since(connection: Connection, source: str, since: float) -> int:
     """How many messages were finished after a time."""
-    done = (messages.c.source == source, messages.c.state == DONE, messages.c.finished_at >= since)
-    return connection.scalar(select(func.count()).where(*done)) or 0
+    finished = (messages.c.source == source, is_finished, messages.c.finished_at >= since)
+    done = select(func.count()).where(*finished, messages.c.state == DONE)
+    return connection.scalar(done) or 0
 
 
 def quarantined(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:
