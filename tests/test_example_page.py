@@ -225,7 +225,8 @@ def test_filters(page: Page, demo: Demo) -> None:
 
 
 def test_a_text_is_hidden_until_it_is_clicked_and_stays_open(page: Page, demo: Demo) -> None:
-    deliver(demo, 1, {"to": "66898887777", "text": "รหัส 4711"})
+    message = {"to": "66898887777", "text": "รหัส 4711"}
+    deliver(demo, 1, message | {"status": {"name": "PENDING"}})
     text = page.get_by_text("รหัส 4711")
     expect(page.locator("#messages tr")).to_have_count(1)
     expect(page.locator("#messages")).to_contain_text("7777")
@@ -236,6 +237,11 @@ def test_a_text_is_hidden_until_it_is_clicked_and_stays_open(page: Page, demo: D
     page.locator("#messages summary").focus()
     deliver(demo, 1, {"to": "66000000000"})
     expect(page.locator("#messages tr")).to_have_count(2)
+    expect(text).to_be_visible()
+    expect(page.locator("#messages summary")).to_be_focused()
+    deliver(demo, 1, message)
+    expect(page.locator("#messages .state").first).to_have_text("Delivered")
+    expect(page.locator("#state-PENDING dd")).to_have_text("0")
     expect(text).to_be_visible()
     expect(page.locator("#messages summary")).to_be_focused()
 
