@@ -63,6 +63,14 @@ MALFORMED = {
         + "/>",
         XML,
     ),
+    "attributes that seem to end their tag": (
+        "<a" + "".join(f' b{number}=">"' for number in range(2_000)) + "><details/></a>",
+        XML,
+    ),
+    "attributes in apostrophes": (
+        "<a" + "".join(f" b{number}='\">'" for number in range(2_000)) + "><details/></a>",
+        XML,
+    ),
     "an attribute of a megabyte": (f"<a {'b' * 1_000_000}='' " + 'c="" ' * 3_000 + "/>", XML),
     "a tag that is long, again and again": (
         "<a>" + "=" * 2501 + ("<" * 9_999 + ">") * 800,
@@ -107,6 +115,7 @@ def test_malformed(ants: Ants, heard: Heard, name: str) -> None:
         ("<C><details>{}</details>" + "<x/>" * 100_000 + "</C>", XML),
         ("<C><details>{}</details><!--" + "-a" * 100_000 + "--></C>", XML),
         ("<C><details>{}</details><!--" + "a=" * 10_000 + "--></C>", XML),
+        ("<C><details>{}</details><x>" + "a=\"'>" * 10_000 + "</x></C>", XML),
         ("<C><details>{}</details><![CDATA[" + "a=b&" * 10_000 + "]]></C>", XML),
         ('\n<?xml version="1.0"?><C><details>{}</details></C>', XML),
     ],
@@ -178,6 +187,7 @@ DENSE = {
     "references": ("<a><b>", "&lt;", "</b></a>", XML),
     "attributes": ("<a>", '<b c="1" d="2" e="3"/>', "</a>", XML),
     "attributes of one tag": ("<a ", 'b%06x="" ', "/>", XML),
+    "attributes that seem to end their tag": ("<a ", 'b%06x=">" ', "/>", XML),
     "depth": ("", "<a>", "", XML),
 }
 
