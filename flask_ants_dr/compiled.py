@@ -61,8 +61,10 @@ _OF_FIELDS = {
     *("__abstractmethods__", "__dict__", "__weakref__"),
 }
 
-# What separates minutes, seconds and their fraction, by the length of the date.
-_SEPARATORS = {19: "::", **dict.fromkeys(range(21, 27), "::.")}
+# Where a date has its hour, and what separates minutes, seconds and their fraction, by its length.
+_HOUR = slice(13)
+_SEPARATORS = slice(13, 20, 3)
+_SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 27), "::.")}
 
 _LONGEST_CREDIT = 50
 _KEPT = 1000
@@ -137,9 +139,10 @@ def _compile(schema: Schema) -> NewLoad | None:
     namespace: dict[str, Any] = {
         "Draft": _Draft,
         "Model": schema.model,
+        "HOUR": _HOUR,
         "REFUSED": _REFUSED,
         "SEPARATORS": _SEPARATORS,
-        "TEXT_OR_DECIMAL": (str, Decimal),
+        "SEPARATORS_BY_LENGTH": _SEPARATORS_BY_LENGTH,
         "UNUSUAL": _UNUSUAL,
         "ask": _ask,
         "ask_details": _ask_details,
@@ -184,8 +187,8 @@ class _Value:
     """What it is called in the model."""
     unusual: str
     """The condition under which it is not as it should be already."""
-    usual: str = "REFUSED"
-    """The expression for what then becomes of it."""
+    usual: str | None = None
+    """The expression for what then becomes of it. Where it raises or is ``None``, the field is asked."""
     begin: str | None = None
     """A statement for the beginning of a callback."""
     is_last: bool = False
@@ -216,13 +219,18 @@ def _value(number: int, name: str, field: Field[Any], schema: WireSchema) -> _Va
     if validators:
         return None
     if type(field) is Credit:
-        value.usual = f"credits_{v}[str({v})] if type({v}) in TEXT_OR_DECIMAL else REFUSED"
-        value.names[f"credits_{v}"] = _Credits(field)
+        value.begin = f"number_{v} = Number(credits_{v})"
+        value.usual = (
+            f"credits_{v}[{v}] if type({v}) is str else number_{v}.credit"
+            f" if {v} is number_{v}.value else number_{v}.load({v})"
+        )
+        value.names |= {f"credits_{v}": _Credits(field), "Number": _Number}
         return value
     if type(field) is Date and type(schema.timezone) in (timezone, ZoneInfo):
         value.usual = (
-            f"parse_date({v} + offset_{v}[{v}[:13]])"
-            f" if {v}[13:20:3] == SEPARATORS.get(len({v})) else long_date({v}, offset_{v})"
+            f"parse_date({v} + offset_{v}[{v}[HOUR]])"
+            f" if {v}[SEPARATORS] == SEPARATORS_BY_LENGTH.get(len({v}))"
+            f" else long_date({v}, offset_{v})"
         )
         value.names[f"offset_{v}"] = _Offsets(schema.timezone)
         return value
@@ -232,9 +240,9 @@ def _value(number: int, name: str, field: Field[Any], schema: WireSchema) -> _Va
         and not field.schema.many
         and (new_load := _compile(field.schema))
     ):
-        value.begin = f"load_{v}, known_{v} = new_load_{v}(storable, look), {{}}"
-        value.usual = f"known_{v}.get(tuple({v}.items())) or share({v}, load_{v}, known_{v})"
-        value.names |= {f"new_load_{v}": new_load, "share": _share}
+        value.begin = f"shared_{v} = Shared(new_load_{v}(storable, look))"
+        value.usual = f"shared_{v}.model if {v} == shared_{v}.value else shared_{v}.load({v})"
+        value.names |= {f"new_load_{v}": new_load, "Shared": _Shared}
         return value
     if type(field) is Details and isinstance(schema, ReportSchema):
         value.is_last = True
@@ -268,11 +276,13 @@ def _source(model: type[Any], values: list[_Value]) -> Iterator[str]:
             continue
         v = value.variable
         yield f"        if {value.unusual}:"
-        yield "            try:"
-        yield f"                usual = {value.usual}"
-        yield "            except UNUSUAL:"
-        yield "                usual = REFUSED"
-        yield "            if usual is REFUSED or usual is None:"
+        yield "            usual = None"
+        if value.usual:
+            yield "            try:"
+            yield f"                usual = {value.usual}"
+            yield "            except UNUSUAL:"
+            yield "                pass"
+        yield "            if usual is None:"
         yield f"                usual = ask(field_{v}, {v}, {value.key!r}, data, look)"
         yield "                if usual is REFUSED:"
         yield "                    return None"
@@ -343,6 +353,25 @@ class _Credits(dict[str, Decimal | None]):
         return credit
 
 
+class _Number:
+    """The last credit of a callback that was a number: the next one is mostly the same object."""
+
+    __slots__ = ("_credits", "credit", "value")
+
+    def __init__(self, credits: _Credits) -> None:
+        self._credits = credits
+        self.value: Any = None
+        self.credit: Decimal | None = None
+
+    def load(self, value: Any) -> Decimal | None:
+        """Load another one."""
+        if type(value) is not Decimal:
+            return None
+        self.credit = self._credits[str(value)]
+        self.value = value
+        return self.credit
+
+
 class _Offsets(dict[str, str]):
     """The offset of a time zone by the hour: ``+07:00`` for ``2019-05-27T14``."""
 
@@ -369,20 +398,37 @@ def _long_date(value: Any, offsets: _Offsets) -> datetime:
     """A date with seven to nine digits for the fraction of a second, as .NET writes."""
     fraction = value[20:]
     if not (
-        value[13:20:3] == "::."
+        value[_SEPARATORS] == "::."
         and fraction.isascii()
         and fraction.isdigit()
         and 7 <= len(fraction) <= 9
     ):
         raise ValueError
     # fromisoformat() takes anything after the sixth.
-    return datetime.fromisoformat(value[:26] + offsets[value[:13]])
+    return datetime.fromisoformat(value[:26] + offsets[value[_HOUR]])
 
 
-def _share(value: Any, load: Load, known: dict[tuple[Any, ...], Any]) -> Any:
-    """Load what has not been seen before."""
-    model = load(value)
-    # Strings are equal to nothing but strings, unlike 1, which is equal to True.
-    if {*map(type, value.values())} == {str}:
-        known[tuple(value.items())] = model
-    return model
+class _Shared:
+    """Loads objects that are mostly alike, such as the statuses of a callback, once each."""
+
+    __slots__ = ("_load", "_models", "model", "value")
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._models: dict[tuple[Any, ...], Any] = {}
+        # The last one, which the next is likely to be equal to.
+        self.value: Any = None
+        self.model: Any = None
+
+    def load(self, value: Any) -> Any:
+        """Load what is not equal to the last one."""
+        key = tuple(value.items())
+        if key in self._models:
+            self.value, self.model = value, self._models[key]
+            return self.model
+        model = self._load(value)
+        # Strings are equal to nothing but strings, unlike 1, which is equal to True.
+        if {*map(type, value.values())} == {str}:
+            self._models[key] = model
+            self.value, self.model = value, model
+        return model

@@ -45,16 +45,16 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     """
     failures = dispatch_envelope(app, report, invalid)
     # Who listens is asked once, so that a signal without subscribers costs nothing for a message.
-    listeners = {
-        signal: _listeners(app, signal)
-        for signal in (message_reported, message_delivered, message_failed)
+    of_all = _listeners(app, message_reported)
+    of_state = {
+        signal: _listeners(app, signal) for signal in (message_delivered, message_failed)
     }
-    states_matter = bool(listeners[message_delivered] or listeners[message_failed])
-    for message in report.messages if any(listeners.values()) else ():
+    states_matter = any(of_state.values())
+    for message in report.messages if of_all or states_matter else ():
         arguments = {"message": message, "report": report}
-        failures += _call(app, message_reported, listeners[message_reported], arguments)
+        _call(app, message_reported, of_all, arguments, failures)
         if states_matter and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
-            failures += _call(app, signal, listeners[signal], arguments)
+            _call(app, signal, of_state[signal], arguments, failures)
     _raise_together(failures)
 
 
@@ -88,7 +88,9 @@ def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
 
 
 def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
-    return _call(app, signal, _listeners(app, signal), arguments)
+    failures: list[Exception] = []
+    _call(app, signal, _listeners(app, signal), arguments, failures)
+    return failures
 
 
 def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
@@ -105,10 +107,14 @@ def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | No
 
 
 def _call(
-    app: Flask, signal: NamedSignal, listeners: list[_Listener], arguments: dict[str, Any]
-) -> list[Exception]:
+    app: Flask,
+    signal: NamedSignal,
+    listeners: list[_Listener],
+    arguments: dict[str, Any],
+    failures: list[Exception],
+) -> None:
+    """Call subscribers and add what they raise to the failures."""
     # Not signal.send(), which lets the first subscriber that raises stop the others.
-    failures: list[Exception] = []
     for subscriber, call in listeners:
         try:
             result = (call or app.ensure_sync(subscriber))(app, **arguments)
@@ -121,7 +127,6 @@ def _call(
             with suppress(Exception):  # an exception can be frozen
                 error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
             failures.append(error)
-    return failures
 
 
 def _raise_together(failures: list[Exception]) -> None:

@@ -159,6 +159,10 @@ class Date(fields.Field[datetime | None]):
 Load = Callable[[Any], Any]
 
 
+def _leave(value: Any) -> None:
+    """The :data:`Load` that leaves everything to marshmallow."""
+
+
 @dataclass(slots=True)
 class _Isolation:
     """Lets :class:`Details` take the valid ones where others are not."""
@@ -219,12 +223,11 @@ class Details(_Nested):
         if isolation and len(value) > isolation.max_messages:
             raise ContentTooLarge(f"The callback has more than {isolation.max_messages:,} details.")
         schema = self.schema
-        load = isolation.loads.get(id(self)) if isolation else None
+        load = isolation.loads.get(id(self), _leave) if isolation else _leave
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
-            # A sender of nothing but bad ones is not to have each of them tried twice.
-            model = load(item) if load and len(invalid) < MAX_ERRORS else None
+            model = load(item)
             if model is None:
                 if isolation:
                     isolation.look()
@@ -233,6 +236,9 @@ class Details(_Nested):
                 except ValidationError as error:
                     errors = error.messages_dict
                     invalid.append(InvalidDetail(index=index, errors=errors, payload=item))
+                    if len(invalid) == MAX_ERRORS:
+                        # A sender of nothing but bad ones is not to have each of them tried twice.
+                        load = _leave
                     continue
             items.append(model)
         if invalid and not (isolation and items):
