@@ -46,9 +46,7 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     failures = dispatch_envelope(app, report, invalid)
     # Who listens is asked once, so that a signal without subscribers costs nothing for a message.
     of_all = _listeners(app, message_reported)
-    of_state = {
-        signal: _listeners(app, signal) for signal in (message_delivered, message_failed)
-    }
+    of_state = {signal: _listeners(app, signal) for signal in (message_delivered, message_failed)}
     states_matter = any(of_state.values())
     for message in report.messages if of_all or states_matter else ():
         arguments = {"message": message, "report": report}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 from xml.parsers.expat import ErrorString
 from xml.parsers.expat import ExpatError
+from xml.parsers.expat import XMLParserType
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
@@ -14,6 +16,9 @@ from ..errors import MalformedBody
 from .limits import MAX_DEPTH
 from .limits import has_gap
 from .limits import too_deep
+from .plain_xml import add
+from .plain_xml import plain_root
+from .plain_xml import read_plain
 
 _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 
@@ -29,7 +34,7 @@ _CHUNK_BYTES = 196_608
 
 
 def parse_xml(data: bytes) -> Any:
-    """Parse XML with defusedxml, in one pass.
+    """Parse XML with defusedxml.
 
     Names lose their namespace, attributes other than ``xsi:nil`` are passed over, and so are
     comments, processing instructions and text between elements.
@@ -43,9 +48,52 @@ def parse_xml(data: bytes) -> Any:
     if _has_long_tag(data):
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_BYTES:,} bytes.")
 
-    # The members of the innermost element that has some. An element that was opened and nothing more
-    # is a leaf until another is opened in it: then it has a text.
-    members: dict[str, Any] = {}
+    # From defusedxml comes the parser with its protections, without the handlers that build a tree.
+    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
+    parser = defused.parser
+    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
+    parser.StartElementHandler = parser.EndElementHandler = None
+    parser.CharacterDataHandler = parser.DefaultHandlerExpand = None
+    parsed = _parse(parser, data)
+    if root := plain_root(data):
+        members = read_plain(root, parsed)
+    else:
+        members = {}
+        _build(parser, members)
+        for _ in parsed:
+            pass
+
+    (payload,) = members.values()
+    if isinstance(payload, dict) and "details" in payload:
+        payload["details"] = _details(payload["details"])
+    return payload
+
+
+def _parse(parser: XMLParserType, data: bytes) -> Iterator[int]:
+    """Let a parser read a document, and say again and again up to where it has."""
+    try:
+        for position in range(0, len(data), _CHUNK_BYTES):
+            end = position + _CHUNK_BYTES
+            parser.Parse(memoryview(data)[position:end], False)
+            yield end
+        parser.Parse(b"", True)
+    except DefusedXmlException:
+        raise MalformedBody("The body declares a DTD or an entity; send plain XML.") from None
+    except ExpatError as error:
+        raise MalformedBody(
+            f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
+            f" column {error.offset + 1}."
+        ) from None
+    finally:
+        # They and the parser refer to each other, too.
+        parser.StartElementHandler = parser.EndElementHandler = None
+        parser.CharacterDataHandler = None
+
+
+def _build(parser: XMLParserType, members: dict[str, Any]) -> None:
+    """Have a parser add to ``members`` what it reads, tag by tag."""
+    # The members are those of the innermost element that has some. An element that was opened and
+    # nothing more is a leaf until another is opened in it: then it has a text.
     outer: list[dict[str, Any]] = []
     text: Any = None
     is_nil: Any = False
@@ -78,42 +126,14 @@ def parse_xml(data: bytes) -> Any:
             text = None
         if "}" in name:
             name = name.rpartition("}")[2]
-        if name not in members:
-            members[name] = value
-        elif isinstance(members[name], list):
-            members[name].append(value)
+        if name in members:
+            add(members, name, value)
         else:
-            members[name] = [members[name], value]
+            members[name] = value
 
-    # From defusedxml comes the parser with its protections; the handlers that would build a tree
-    # give way to ours, which build the payload.
-    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
-    parser = defused.parser
-    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
     parser.StartElementHandler = start
     parser.EndElementHandler = end
-    parser.DefaultHandlerExpand = None
     parser.buffer_size = _CHUNK_BYTES  # so that a text comes in few parts, if in any
-    try:
-        for position in range(0, len(data), _CHUNK_BYTES):
-            parser.Parse(memoryview(data)[position : position + _CHUNK_BYTES], False)
-        parser.Parse(b"", True)
-    except DefusedXmlException:
-        raise MalformedBody("The body declares a DTD or an entity; send plain XML.") from None
-    except ExpatError as error:
-        raise MalformedBody(
-            f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
-            f" column {error.offset + 1}."
-        ) from None
-    finally:
-        # They and the parser refer to each other, too.
-        parser.StartElementHandler = parser.EndElementHandler = None
-        parser.CharacterDataHandler = None
-
-    (payload,) = members.values()
-    if isinstance(payload, dict) and "details" in payload:
-        payload["details"] = _details(payload["details"])
-    return payload
 
 
 def _has_long_tag(data: bytes) -> bool:
