@@ -19,6 +19,7 @@ from flask_ants_dr.decoding.plain_xml import _KEPT
 from flask_ants_dr.decoding.plain_xml import _LONGEST_KEPT
 from flask_ants_dr.decoding.plain_xml import _known
 from flask_ants_dr.decoding.plain_xml import plain_root
+from flask_ants_dr.decoding.xml_body import _CHUNK_BYTES
 from flask_ants_dr.errors import CallbackError
 
 # It takes part in nothing, and makes a document one that is not plain.
@@ -191,6 +192,17 @@ def test_documents_that_are_parsed_in_several_parts(shift: int) -> None:
     payload = decode(body, "application/xml")
     assert payload == decode(body + COMMENT, "application/xml")
     assert payload["detail"][7_999] == {"b": "ก7999 > x", "c": "", "d": {"e": "y", "f": ""}}
+
+
+@pytest.mark.parametrize("shift", range(-5, 5))
+def test_a_last_end_tag_at_the_end_of_a_part(shift: int) -> None:
+    detail = "<b>x</b>\n"
+    size = _CHUNK_BYTES + shift - len("<a></a>")
+    padding = " " * (size % len(detail))
+    body = f"<a>{padding}{detail * (size // len(detail))}</a>".encode()
+    assert len(body) == _CHUNK_BYTES + shift
+    assert plain_root(body)
+    assert decode(body, "application/xml") == {"b": ["x"] * (size // len(detail))}
 
 
 def test_what_is_remembered_of_tags_is_bounded() -> None:

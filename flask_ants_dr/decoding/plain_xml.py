@@ -67,7 +67,7 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
     for pieces in _pieces(root, parsed):
         for piece in pieces:
             # A piece begins in the end tag of the leaf before it, if there is one, or of what is around.
-            if leaf is None and outer:
+            if leaf is None:
                 inner = members
                 members, name = outer.pop()
                 add(members, name, inner)
@@ -107,16 +107,15 @@ def add(members: dict[str, Any], name: str, value: Any) -> None:
 def _pieces(root: re.Match[bytes], parsed: Iterable[int]) -> Iterator[list[bytes]]:
     """The document from its root, split at the ``</`` of end tags, as far as it has been parsed."""
     data = root.string
-    position = searched = root.end()
+    position = root.end()
     first = b"<%b>" % root["name"]
     for end in parsed:
-        last = data.rfind(b"</", searched, end)
+        last = data.rfind(b"</", position, end)
         if last >= 0:
             pieces = data[position:last].split(b"</")
             pieces[0] = first + pieces[0]
             yield pieces
             first, position = b"", last + 2
-        searched = max(position, end - 1)
     yield [first + data[position:]]
 
 
