@@ -72,11 +72,10 @@ def parse_xml(data: bytes) -> Any:
 def _parse(parser: XMLParserType, data: bytes) -> Iterator[int]:
     """Let a parser read a document, and say again and again up to where it has."""
     try:
-        for position in range(0, len(data), _CHUNK_BYTES):
+        for position in range(0, len(data) or 1, _CHUNK_BYTES):
             end = position + _CHUNK_BYTES
-            parser.Parse(memoryview(data)[position:end], False)
+            parser.Parse(memoryview(data)[position:end], end >= len(data))
             yield end
-        parser.Parse(b"", True)
     except DefusedXmlException:
         raise MalformedBody("The body declares a DTD or an entity; send plain XML.") from None
     except ExpatError as error:
