@@ -25,9 +25,8 @@ _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 # The parser holds a whole tag at once, its attributes at many times their size. A tag of ANTS has
 # none but namespaces and xsi:nil. In a tag is no "<", and ">" only where it is quoted.
 _MAX_TAG_BYTES = 10_000
-_TAG_BEFORE_MUCH = re.compile(
-    rb"""<(?=[^<]{%d})(?![!?])(?:[^<>"']++|"[^<"]*+"|'[^<']*+')*+""" % _MAX_TAG_BYTES
-)
+_BEFORE_MUCH = re.compile(rb"<(?=[^<]{%d})(?![!?])" % _MAX_TAG_BYTES)
+_TAG = re.compile(rb"""<(?:[^<>"']++|"[^<"]*+(?:"|\Z)|'[^<']*+(?:'|\Z))*+""")
 
 # An error in a handler stops the parser only at the end of what it has been given.
 _CHUNK_BYTES = 196_608
@@ -136,9 +135,11 @@ def _build(parser: XMLParserType, members: dict[str, Any]) -> None:
 
 
 def _has_long_tag(data: bytes) -> bool:
-    return has_gap(data, b"<", _MAX_TAG_BYTES // 2) and any(
-        tag.end() - tag.start() > _MAX_TAG_BYTES for tag in _TAG_BEFORE_MUCH.finditer(data)
-    )
+    if not has_gap(data, b"<", _MAX_TAG_BYTES // 2):
+        return False
+    starts = (found.start() for found in _BEFORE_MUCH.finditer(data))
+    tags = (_TAG.match(data, start, start + _MAX_TAG_BYTES + 1) for start in starts)
+    return any(len(tag[0]) > _MAX_TAG_BYTES for tag in tags if tag)
 
 
 def _is_nil(attributes: list[str]) -> bool:
