@@ -26,76 +26,53 @@ from flask_ants_dr.errors import CallbackError
 COMMENT = b"<!---->"
 
 spaces = st.sampled_from(["", "", "", " ", "\n\t", "\r\n"])
-LETTERS = "xyz \t\n\rกé\u2028\U0001f600>=!?/]-:"
-REFERENCES = [
-    "&amp;",
-    "&lt;",
-    "&#13;",
-    "&#xe01;",
-    "&#xAB;",
-    "&quot;&apos;&gt;",
-    "\r\n",
-    "&#128512;",
-]
-texts = st.lists(st.sampled_from([*LETTERS, *REFERENCES]), max_size=6).map("".join)
+references = st.sampled_from(["&amp;", "&lt;", "&quot;&apos;&gt;", "&#13;", "&#xe01;", "&#xAB;"])
+letters = st.sampled_from("xyz \t\n\rกé\u2028\U0001f600>=!?/]-:")
+texts = st.lists(letters | references, max_size=6).map("".join)
 names = st.sampled_from(["a", "b", "details", "detail", "messageId", "x:a", "ก", "a.b-c_1"])
 
+XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 PLAIN_BEGINNINGS = [
-    *("", '<?xml version="1.0"?>', "<?xml version='1.0' encoding='utf-16' ?>\n"),
+    "",
+    '<?xml version="1.0"?>',
+    "<?xml version='1.0' encoding='utf-16' ?>\n",
     '<?xml version="1.0" standalone="yes"?>\n ',
 ]
 PLAIN_NAMESPACES = [
-    *(' xmlns:x="u"', ' xmlns="d" xmlns:x="u"', "\n xmlns:x = '>/u' xmlns:y=\"v\" "),
+    f' {XSI} xmlns:x="u"',
+    f' xmlns="d" {XSI} xmlns:x="u"',
+    f"\n xmlns:x = '>/u' xmlns:y=\"v\" {XSI} ",
 ]
-BEGINNINGS = [*PLAIN_BEGINNINGS, "<?xml-stylesheet href='x'?>", "<?x y>?>", "<!-- -->", "<x/>"]
+BEGINNINGS = [*PLAIN_BEGINNINGS, "<?x y>?>", "<!-- -->", "<x/>", f"<?xml-x {XSI}?>"]
 NAMESPACES = [
     *PLAIN_NAMESPACES,
-    *("", ' xmlns:x="u" xmlns:x="v"', ' xmlns:x="u" a="b"', ' xmlns:x="u" xmlnsx="u"'),
+    "",
+    ' xmlns:x="u"',
+    ' xmlns:x="u" xmlns:xsi="v"',
+    f" xmlns:x='{XSI}' xmlns:xsi=\"v\"",
+    f' a="b" {XSI} xmlns:x="u"',
+    f' xmlnsx="u" {XSI}',
+    f' {XSI} xmlns:x="u" xmlns:x="v"',
+    f' xsi:nil="true" {XSI}',
 ]
+NILS = [' xsi:nil="true"', ' xsi:nil="1"', " xsi:nil='true'", ' xsi:nil = "true"', ' nil="true"']
+# What a document is spoilt with.
 TOKENS = [
-    *(
-        "<",
-        ">",
-        "</",
-        "/>",
-        "<a>",
-        "</a>",
-        "<b/>",
-        "< a>",
-        "</ a>",
-        "<>",
-        "</>",
-        "<a",
-        "=",
-        ":",
-        "/",
-    ),
-    *(' b="c"', " b = 'c'", " b=c", ' xsi:nil="true"', ' xmlns="u"', ' xmlns:y="u"', "<y:a/>"),
-    *("&", "&lt;", "&#13;", "&x;", "\r", "\r\n", "<!--", "-->", "<![CDATA[", "]]>", "<!DOCTYPE a>"),
-    *(
-        "<?",
-        "?>",
-        "<?x y?>",
-        "<!",
-        "!",
-        "?",
-        "\0",
-        "\x0b",
-        "\x1b",
-        "\ufffe",
-        "\ufeff",
-        "a:b:c",
-        '"',
-    ),
+    *NILS,
+    *("<", ">", "</", "/>", "<a>", "</a>", "<b/>", "<>", "</>", "<a", "< a>", "</ a>", "<y:a/>"),
+    *("=", ":", "/", "!", "?", '"', "a:b:c", "&", "&lt;", "&#13;", "&x;", "\r", "\r\n"),
+    *("<!", "<!--", "-->", "<![CDATA[", "]]>", "<!DOCTYPE", "<?", "?>", "<?x y?>", "<?x?"),
+    *(' b="c"', " b = 'c'", " b=c", ' xmlns="u"', ' xmlns:y="u"', ' xmlns:xsi="u"'),
+    *("\0", "\x0b", "\x1b", "\ufffe", "\ufeff"),
 ]
 
 
 @st.composite
 def leaves(draw: st.DrawFn) -> str:
-    name, space = draw(names), draw(spaces)
-    if draw(st.integers(0, 5)) == 0:
-        return f"<{name}{space}/>"
-    return f"<{name}{space}>{draw(texts)}</{name}{draw(spaces)}>"
+    name = draw(names)
+    if draw(st.integers(0, 3)) == 0:
+        return f"<{name}{draw(spaces | st.sampled_from([NILS[0], NILS[0] + ' ']))}/>"
+    return f"<{name}{draw(spaces)}>{draw(texts)}</{name}{draw(spaces)}>"
 
 
 @st.composite

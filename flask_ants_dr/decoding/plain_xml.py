@@ -1,9 +1,9 @@
 """Plain XML to payload: what the parser has read is split at its end tags.
 
 A parser that calls Python for each tag and each text spends most of its time on the calls. XML as the
-specification shows it is plain: no attributes but namespaces on the root, no comments, no CDATA
-sections or processing instructions. Where the parser finds nothing wrong with it, each ``<`` begins a
-tag, which is nothing but a name, and the rest is text.
+specification shows it is plain: no attributes but namespaces on the root and ``xsi:nil``, no comments,
+no CDATA sections or processing instructions. Where the parser finds nothing wrong with it, each ``<``
+begins a tag, which is hardly more than a name, and the rest is text.
 """
 
 from __future__ import annotations
@@ -19,17 +19,22 @@ from .limits import too_deep
 
 _ROOT = re.compile(
     rb"""(<\?xml[^>]*\?>)?\s*<(?P<name>[^\s<>/=?!]+)"""
-    rb"""(\s+xmlns(:[^\s=]+)?\s*=\s*("[^"]*"|'[^']*'))*\s*>"""
+    rb"""(?P<namespaces>(\s+xmlns(:[^\s=]+)?\s*=\s*("[^"']*"|'[^"']*'))*)\s*>"""
 )
+_XSI = b'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
+_NIL = b' xsi:nil="true"'
 _ATTRIBUTE = re.compile(rb"""=\s*+["']""")
+_ATTRIBUTE_BUT_NIL = re.compile(rb"""=(?!(?<= xsi:nil=)"true" ?/>)\s*+["']""")
 _REFERENCE = re.compile("&(?:#x(?P<hex>[^;]+)|#(?P<decimal>[^;]+)|(?P<name>[^;]+));")
 _NAMED = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
 # How far end tags may be apart. More is split no faster, and how deep it is nested would be known too
 # late.
 _MAX_PIECE_BYTES = 65_536
 
-# The elements that start in a piece, each with whether it is empty, and the one whose text ends it.
-_Started = tuple[tuple[tuple[str, bool], ...], str | None]
+# The elements that start in a piece, each with whether it is empty and what it is then, and the one whose
+# text ends the piece.
+_Element = tuple[str, bool, str | None]
+_Started = tuple[tuple[_Element, ...], str | None]
 
 # The tags of a message are those of the next. What is remembered of a sender has to be bounded.
 _known: dict[bytes, _Started] = {}
@@ -50,7 +55,8 @@ def plain_root(data: bytes) -> re.Match[bytes] | None:
         # Looking for a single byte is much quicker, and mostly enough.
         if data.find(mark, start) >= 0 and data.find(b"<" + mark, start) >= 0:
             return None
-    if has_gap(data, b"</", _MAX_PIECE_BYTES // 2) or _ATTRIBUTE.search(data, start):
+    attribute = _ATTRIBUTE_BUT_NIL if _XSI in root["namespaces"] else _ATTRIBUTE
+    if has_gap(data, b"</", _MAX_PIECE_BYTES // 2) or attribute.search(data, start):
         return None
     return root
 
@@ -81,9 +87,9 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
                 head, text = _before_text(piece)
                 known = _started(head)
             started, leaf = known
-            for name, is_empty in started:
+            for name, is_empty, value in started:
                 if is_empty:
-                    add(members, name, "")
+                    add(members, name, value)
                     continue
                 outer.append((members, name))
                 if len(outer) >= MAX_DEPTH:
@@ -144,13 +150,14 @@ def _started(head: bytes) -> _Started:
     return known
 
 
-def _element(tag: bytes) -> tuple[str, bool]:
-    """The local name of an element, and whether it is empty, by what stands in its tag."""
+def _element(tag: bytes) -> _Element:
+    """An element by what stands in its start tag."""
     name = tag.rstrip()
     is_empty = name.endswith(b"/")
-    if is_empty:
-        name = name[:-1].rstrip()
-    return name.decode().rpartition(":")[2], is_empty
+    name = name.removesuffix(b"/").rstrip()
+    value = None if name.endswith(_NIL) else ""
+    name = name.removesuffix(_NIL).rstrip()
+    return name.decode().rpartition(":")[2], is_empty, value
 
 
 def _decode(raw: bytes) -> str:
