@@ -126,6 +126,9 @@ def outcome(body: bytes) -> Any:
 @example("<details><detail/></details>")
 @example("<a>&#" + "0" * 5_000 + "65;</a>")
 @example("<a>x\r\ny\rz</a>")
+@example(f'<a {XSI}><b nil="true"/><c  xsi:nil="true" />x</a>')
+@example(f'<a {XSI}><b>y</b><c  xsi:nil="true" />x</a>')
+@example("<?x?><a>x</a>")
 @example("<a>&#x110000;</a>")
 @example("<a>&nbsp;</a>")
 def test_the_same_as_tag_by_tag(document: str) -> None:
