@@ -22,7 +22,6 @@ _MARKS = (
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__))
 _ALIASES = {"windows_874": "cp874", **encodings.aliases.aliases}
-_Utf8 = codecs.getincrementaldecoder("utf-8")
 _PIECE_BYTES = 16_384
 _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 
@@ -31,11 +30,12 @@ def is_utf8(body: bytes) -> bool:
     """Whether :func:`read_text` would take it for UTF-8; in pieces, because the whole is not needed."""
     if _by_first_bytes(body[:4]) or b"\x1b" in body:
         return False
-    decode = _Utf8().decode
+    position, view = 0, memoryview(body)
     try:
-        for position in range(0, len(body), _PIECE_BYTES):
-            decode(body[position : position + _PIECE_BYTES])
-        decode(b"", final=True)
+        while position < len(body):
+            piece = view[position : position + _PIECE_BYTES]
+            is_last = position + len(piece) == len(body)
+            position += codecs.utf_8_decode(piece, "strict", is_last)[1]
     except UnicodeError:
         return False
     return True
