@@ -423,12 +423,12 @@ class _Shared:
     def load(self, value: Any) -> Any:
         """Load what is not equal to the last one."""
         key = tuple(value.items())
-        if key in self._models:
-            self.value, self.model = value, self._models[key]
-            return self.model
-        model = self._load(value)
-        # Strings are equal to nothing but strings, unlike 1, which is equal to True.
-        if {*map(type, value.values())} == {str}:
+        model = self._models.get(key)
+        if model is None:
+            model = self._load(value)
+            # Strings are equal to nothing but strings, unlike 1, which is equal to True.
+            if {*map(type, value.values())} != {str}:
+                return model
             self._models[key] = model
-            self.value, self.model = value, model
+        self.value, self.model = value, model
         return model

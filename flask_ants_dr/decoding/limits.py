@@ -14,9 +14,10 @@ def too_deep() -> MalformedBody:
 
 
 def has_gap(data: bytes, mark: bytes, size: int) -> bool:
-    """Whether a mark is missing somewhere for ``size`` bytes, if not for twice as many.
+    """Whether a mark is missing for ``size`` bytes somewhere.
 
-    In a body without such gaps this costs next to nothing.
+    It is sure to be noticed only where it is missing for twice as many. In a body without gaps this
+    costs next to nothing.
     """
     starts = range(0, len(data) - size + 1, size)
     return any(data.find(mark, start, start + size) < 0 for start in starts)

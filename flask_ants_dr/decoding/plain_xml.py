@@ -31,7 +31,7 @@ _NAMED = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
 # late.
 _MAX_PIECE_BYTES = 65_536
 
-# The elements that start in a piece, each with whether it is empty and what it is then, and the one whose
+# The elements that start in a piece, each with whether it is empty and its value then, and the one whose
 # text ends the piece.
 _Element = tuple[str, bool, str | None]
 _Started = tuple[tuple[_Element, ...], str | None]
@@ -76,7 +76,7 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
     leaf: str | None = ""
     for pieces in _pieces(root, parsed):
         for piece in pieces:
-            # A piece begins in the end tag of the leaf before it, if there is one, or of what is around.
+            # The end tag that a piece begins in is that of the leaf before it, if there is one.
             if leaf is None:
                 inner = members
                 members, name = outer.pop()
