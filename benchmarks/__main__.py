@@ -14,9 +14,12 @@ from typing import Any
 
 from . import inbox
 from .bodies import FORMATS
+from .bodies import SHAPES
 from .bodies import Format
+from .bodies import body
 from .in_process import CONTENDERS
 from .in_process import peak_memory
+from .in_process import post_to
 from .in_process import posts
 from .measure import Result
 from .measure import interleaved
@@ -83,6 +86,35 @@ def show_requests(results: dict[str, dict[str, dict[str, Result]]]) -> None:
             )
         growth = ratio(by_size["5000"]["ours"], by_size["100"]["ours"]) / 50
         print(f"For each message, in callbacks of 5,000 against 100: {growth:.2f}\n")
+
+
+# XML in other shapes.
+
+
+def measure_shapes(arguments: argparse.Namespace) -> dict[str, dict[str, Result]]:
+    text = body("xml", 500).decode()
+    actions = {
+        (shape, name): post_to(CONTENDERS[name](), change(text).encode(), "xml", 500, 500)
+        for shape, change in SHAPES.items()
+        for name in ("ours", "hand-written", "marshmallow")
+    }
+    results: dict[str, dict[str, Result]] = {shape: {} for shape in SHAPES}
+    for (shape, name), result in interleaved(actions, arguments.rounds).items():
+        results[shape][name] = result
+    return results
+
+
+def show_shapes(results: dict[str, dict[str, Result]]) -> None:
+    print(
+        "A callback of 500 messages in XML of other shapes, in ms, and the ratio of ours to others"
+    )
+    for shape, by_name in results.items():
+        ours = by_name["ours"]
+        ratios = "".join(
+            f"   {name} {ratio(ours, one):.2f}" for name, one in by_name.items() if name != "ours"
+        )
+        print(f"  {shape:<26}{ours['median']:7.2f}{ratios}")
+    print()
 
 
 # Memory, and the time to import.
@@ -168,6 +200,7 @@ def show_http(results: dict[str, dict[str, float] | None]) -> None:
 
 PARTS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "requests": (measure_requests, show_requests),
+    "shapes": (measure_shapes, show_shapes),
     "memory": (measure_memory, show_memory),
     "import": (measure_import, show_import),
     "inbox": (measure_inbox, show_inbox),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from datetime import datetime
 from datetime import timedelta
 from typing import Any
@@ -11,6 +13,19 @@ from typing import Literal
 Format = Literal["json", "xml", "xml-utf-16"]
 
 FORMATS: tuple[Format, ...] = ("json", "xml", "xml-utf-16")
+
+#: The XML of the specification's form, as others would write it.
+SHAPES: dict[str, Callable[[str], str]] = {
+    "as specified": str,
+    "not indented": lambda text: re.sub(r">\s+<", "><", text),
+    "Windows' line ends": lambda text: text.replace("\n", "\r\n"),
+    "&amp; in each text": lambda text: text.replace("ANTS มาราธอน", "ANTS &amp; มาราธอน"),
+    "> in each text": lambda text: text.replace("ANTS มาราธอน", "ANTS > มาราธอน"),
+    "xsi:nil in each message": lambda text: re.sub(
+        "<callbackData>.*?</callbackData>", '<callbackData xsi:nil="true" />', text
+    ),
+    "one comment": lambda text: text.replace("<details>", "<!-- a comment --><details>"),
+}
 
 _START = datetime(2019, 5, 27, 14, 39, 40, 273_000)
 _STATUSES = (
