@@ -354,7 +354,7 @@ class _Credits(dict[str, Decimal | None]):
 
 
 class _Number:
-    """The last credit of a callback that was a number: the next one is mostly the same object."""
+    """The last credit of a callback that was a ``Decimal``: the next is mostly the same object."""
 
     __slots__ = ("_credits", "credit", "value")
 
@@ -430,5 +430,7 @@ class _Shared:
             if {*map(type, value.values())} != {str}:
                 return model
             self._models[key] = model
-        self.value, self.model = value, model
+        # What is equal can have unknown members in another order.
+        if model and not model.extra:
+            self.value, self.model = value, model
         return model

@@ -575,6 +575,14 @@ def test_equal_statuses_of_a_callback_are_one_object(ants: Ants, heard: Heard) -
     assert first != third
 
 
+def test_equal_statuses_keep_the_order_of_their_unknown_members(ants: Ants, heard: Heard) -> None:
+    one = {"name": "X", "a": "1", "b": "2"}
+    other = dict(reversed(one.items()))
+    ants.post(callback(detail(status=one), detail(status=other), detail(status=one)))
+    extras = [list(message.status.extra) for message in heard.messages]
+    assert extras == [["a", "b"], ["b", "a"], ["a", "b"]]
+
+
 def test_messages_are_frozen_and_slotted(ants: Ants, heard: Heard) -> None:
     ants.post(callback(detail(text="x")))
     (message,) = heard.messages

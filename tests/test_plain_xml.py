@@ -174,6 +174,21 @@ def test_long_stretches_without_an_end_are_not_plain(size: int) -> None:
     assert plain_root(b"<a>" + b"<b>" * size + b"</b>" * size + b"</a>") is None
 
 
+@pytest.mark.parametrize(
+    "beginning", ["<?xml-x {}?><r>", '<?xml version="1.0" {}?><r>', '<r xmlns:x="{}">']
+)
+@pytest.mark.parametrize("rest", ["<a>&x;</a>", "</r></r></r>"])
+@pytest.mark.parametrize("parts", [0.1, 1, 2.2, 2.5, 5.3])
+def test_a_beginning_that_keeps_the_parser_from_reading(
+    parts: float, rest: str, beginning: str
+) -> None:
+    """Nothing is taken apart that the parser has been given and not read yet."""
+    start = beginning.format("</" * int(parts * _CHUNK_BYTES / 2))
+    body = f"{start}{rest}{'<b>x</b>' * (_CHUNK_BYTES // 2)}</r>".encode()
+    assert plain_root(body) is None
+    assert outcome(body) == 400
+
+
 @pytest.mark.parametrize("shift", range(50))
 def test_documents_that_are_parsed_in_several_parts(shift: int) -> None:
     details = "".join(
@@ -207,3 +222,10 @@ def test_what_is_remembered_of_tags_is_bounded() -> None:
             assert payload == {f"b{number}": "x" for number in range(start, start + 500)}
     assert 0 < len(_known) <= _KEPT
     assert max(map(len, _known)) <= _LONGEST_KEPT
+
+
+def test_no_text_is_remembered() -> None:
+    body = b"<a>0812345678<text>0812345678<b/>0812345678</text><c>0812345678 > x</c></a>"
+    assert plain_root(body)
+    assert decode(body, "application/xml") == {"text": {"b": ""}, "c": "0812345678 > x"}
+    assert not any(b"0812345678" in head for head in _known)

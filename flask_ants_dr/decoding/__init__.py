@@ -57,7 +57,7 @@ def decode(body: bytes, content_type: str | None) -> Any:
     :return: a dict, where the sender does as the specification says.
     :raises UnsupportedMediaType: the content type is missing, or neither JSON nor XML.
     :raises MalformedBody: the text cannot be read, is not well formed, declares a DTD or an
-        entity, or is nested too deep.
+        entity, is nested too deep, or has a tag of more than 10,000 bytes.
     """
     payload = parse(body, content_type)
     payload.check_structure()

@@ -3,7 +3,7 @@
 A parser that calls Python for each tag and each text spends most of its time on the calls. XML as the
 specification shows it is plain: no attributes but namespaces on the root and ``xsi:nil``, no comments,
 no CDATA sections or processing instructions. Where the parser finds nothing wrong with it, each ``<``
-begins a tag, which is hardly more than a name, and the rest is text.
+from the root on begins a tag, which is hardly more than a name, and the rest is text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from .limits import MAX_DEPTH
 from .limits import has_gap
 from .limits import too_deep
 
+# What could be long and full of "</" would keep the parser from reading on: from expat 2.6 on it waits for
+# twice as many bytes where it has but a part of a tag or a declaration.
 _ROOT = re.compile(
-    rb"""(<\?xml[^>]*\?>)?\s*<(?P<name>[^\s<>/=?!]+)"""
-    rb"""(?P<namespaces>(\s+xmlns(:[^\s=]+)?\s*=\s*("[^"']*"|'[^"']*'))*)\s*>"""
+    rb"""(<\?xml\s[^<>]{,200}\?>)?\s*<(?P<name>[^\s<>/=?!]+)"""
+    rb"""(?P<namespaces>(\s+xmlns(:[^\s<=]+)?\s*=\s*("[^<"']*"|'[^<"']*'))*)\s*>"""
 )
 _XSI = b'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 _NIL = b' xsi:nil="true"'
@@ -36,7 +38,9 @@ _MAX_PIECE_BYTES = 65_536
 _Element = tuple[str, bool, str | None]
 _Started = tuple[tuple[_Element, ...], str | None]
 
-# The tags of a message are those of the next. What is remembered of a sender has to be bounded.
+# The tags of a message are those of the next. What is remembered of a sender has to be bounded, and to be
+# nothing but tags.
+_ONLY_TAGS = re.compile(rb"[^<>]*+(?:>\s*+<[^<>]*+)*+")
 _known: dict[bytes, _Started] = {}
 _KEPT = 1000
 _LONGEST_KEPT = 200
@@ -65,7 +69,8 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
     """Read a plain document while a parser makes sure that it is well-formed.
 
     :param root: its beginning, from :func:`plain_root`.
-    :param parsed: up to where the parser has read it, again and again, until it is at the end.
+    :param parsed: up to where the parser has been given it without an error, again and again, until it
+        is at the end.
     :return: what the root holds, by its local name.
     :raises MalformedBody: it is nested more than 32 levels deep.
     """
@@ -143,7 +148,7 @@ def _started(head: bytes) -> _Started:
     started = [_element(tag.partition(b">")[0]) for tag in head.split(b"<")[1:]]
     leaf = started.pop()[0] if started and not started[-1][1] else None
     known = tuple(started), leaf
-    if len(head) <= _LONGEST_KEPT:
+    if len(head) <= _LONGEST_KEPT and _ONLY_TAGS.fullmatch(head):
         if len(_known) >= _KEPT:
             _known.clear()
         _known[head] = known

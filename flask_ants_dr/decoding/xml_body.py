@@ -69,7 +69,7 @@ def parse_xml(data: bytes) -> Any:
 
 
 def _parse(parser: XMLParserType, data: bytes) -> Iterator[int]:
-    """Let a parser read a document, and say again and again up to where it has."""
+    """Give a document to a parser in parts, and say after each how far that was."""
     try:
         for position in range(0, len(data) or 1, _CHUNK_BYTES):
             end = position + _CHUNK_BYTES
