@@ -40,7 +40,7 @@ _Started = tuple[tuple[_Element, ...], str | None]
 
 # The tags of a message are those of the next. What is remembered of a sender has to be bounded, and to be
 # nothing but tags.
-_ONLY_TAGS = re.compile(rb"[^<>]*+(?:>\s*+<[^<>]*+)*+")
+_ONLY_TAGS = re.compile(rb"[^<>]*+(?:>?+\s*+<[^<>]*+)*+")
 _known: dict[bytes, _Started] = {}
 _KEPT = 1000
 _LONGEST_KEPT = 200
