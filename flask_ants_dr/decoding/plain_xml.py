@@ -1,9 +1,10 @@
 """Plain XML to payload: what the parser has read is split at its end tags.
 
-A parser that calls Python for each tag and each text spends most of its time on the calls. XML as the
-specification shows it is plain: no attributes but namespaces on the root and ``xsi:nil``, no comments,
-no CDATA sections or processing instructions. Where the parser finds nothing wrong with it, each ``<``
-from the root on begins a tag, which is hardly more than a name, and the rest is text.
+A parser that calls Python for each tag and each text spends most of its time on the calls. XML as
+the specification shows it is plain: no attributes but namespaces on the root and ``xsi:nil``, no
+comments, no CDATA sections or processing instructions. Where the parser finds nothing wrong with
+it, each ``<`` from the root on begins a tag, which is hardly more than a name, and the rest is
+text.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from .limits import MAX_DEPTH
 from .limits import has_gap
 from .limits import too_deep
 
-# What could be long and full of "</" would keep the parser from reading on: from expat 2.6 on it waits for
-# twice as many bytes where it has but a part of a tag or a declaration.
+# What could be long and full of "</" would keep the parser from reading on: from expat 2.6 on it
+# waits for twice as many bytes where it has but a part of a tag or a declaration.
 _ROOT = re.compile(
     rb"""(<\?xml\s[^<>]{,200}\?>)?\s*<(?P<name>[^\s<>/=?!]+)"""
     rb"""(?P<namespaces>(\s+xmlns(:[^\s<=]+)?\s*=\s*("[^<"']*"|'[^<"']*'))*)\s*>"""
@@ -29,17 +30,17 @@ _ATTRIBUTE = re.compile(rb"""=\s*+["']""")
 _ATTRIBUTE_BUT_NIL = re.compile(rb"""=(?!(?<= xsi:nil=)"true" ?/>)\s*+["']""")
 _REFERENCE = re.compile("&(?:#x(?P<hex>[^;]+)|#(?P<decimal>[^;]+)|(?P<name>[^;]+));")
 _NAMED = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
-# How far end tags may be apart. More is split no faster, and how deep it is nested would be known too
-# late.
+# How far end tags may be apart. More is split no faster, and how deep it is nested would be known
+# too late.
 _MAX_PIECE_BYTES = 65_536
 
-# The elements that start in a piece, each with whether it is empty and its value then, and the one whose
-# text ends the piece.
+# The elements that start in a piece, each with whether it is empty and its value then, and the one
+# whose text ends the piece.
 _Element = tuple[str, bool, str | None]
 _Started = tuple[tuple[_Element, ...], str | None]
 
-# The tags of a message are those of the next. What is remembered of a sender has to be bounded, and to be
-# nothing but tags.
+# The tags of a message are those of the next. What is remembered of a sender has to be bounded, and
+# to be nothing but tags.
 _ONLY_TAGS = re.compile(rb"[^<>]*+(?:>?+\s*+<[^<>]*+)*+")
 _known: dict[bytes, _Started] = {}
 _KEPT = 1000
@@ -69,8 +70,8 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
     """Read a plain document while a parser makes sure that it is well-formed.
 
     :param root: its beginning, from :func:`plain_root`.
-    :param parsed: up to where the parser has been given it without an error, again and again, until it
-        is at the end.
+    :param parsed: up to where the parser has been given it without an error, again and again, until
+        it is at the end.
     :return: what the root holds, by its local name.
     :raises MalformedBody: it is nested more than 32 levels deep.
     """
@@ -102,7 +103,7 @@ def read_plain(root: re.Match[bytes], parsed: Iterable[int]) -> dict[str, Any]:
                 members = {}
             if leaf is None:
                 continue
-            if leaf in members:
+            if leaf in members:  # add() alone would be a call for each text
                 add(members, leaf, decode(text))
             else:
                 members[leaf] = decode(text)

@@ -124,7 +124,7 @@ def _build(parser: XMLParserType, members: dict[str, Any]) -> None:
             text = None
         if "}" in name:
             name = name.rpartition("}")[2]
-        if name in members:
+        if name in members:  # add() alone would be a call for each element
             add(members, name, value)
         else:
             members[name] = value
