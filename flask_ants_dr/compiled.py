@@ -188,7 +188,7 @@ class _Value:
     unusual: str
     """The condition under which it is not as it should be already."""
     usual: str | None = None
-    """The expression for what then becomes of it; if it fails or is ``None``, the field is asked."""
+    """The expression for what becomes of it; if it fails or is ``None``, the field is asked."""
     begin: str | None = None
     """A statement for the beginning of a callback."""
     is_last: bool = False
