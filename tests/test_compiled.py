@@ -299,6 +299,9 @@ class EveryMinute(tzinfo):
         assert moment
         return timedelta(minutes=moment.minute % 59)
 
+    def __repr__(self) -> str:
+        return "every minute"  # the same id of a test in each process
+
     def dst(self, moment: datetime | None) -> None: ...
 
     def tzname(self, moment: datetime | None) -> None: ...

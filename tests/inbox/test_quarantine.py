@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from marshmallow import pre_load
-from sqlalchemy import insert
 
 from flask_ants_dr import CallbackError
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import store
-from flask_ants_dr.inbox import tables
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -214,14 +212,17 @@ def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: 
     app = make_inbox_app()
     inbox = bound_inbox(app)
     count = 70_000
+    numbers = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})"
     with inbox.database.begin() as connection:
-        numbers = range(1, count + 1)
-        columns = {"source": "ants_dr", "content_type": "", "url_variables": "{}", "query": "{}"}
-        rows_ = [columns | {"id": n, "body": b"", "received_at": 0.0} for n in numbers]
-        connection.execute(insert(tables.callbacks), rows_)
-        entry = {"source": "ants_dr", "error": "{}", "quarantined_at": 0.0}
-        connection.execute(
-            insert(tables.quarantine), [entry | {"callback_id": n, "key": str(n)} for n in numbers]
+        connection.exec_driver_sql(
+            "INSERT INTO ants_dr_callbacks"
+            " (id, source, content_type, url_variables, query, body, received_at)"
+            f" {numbers} SELECT n, 'ants_dr', '', '{{}}', '{{}}', '', 0 FROM n"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO ants_dr_quarantine"
+            " (callback_id, source, key, error, quarantined_at)"
+            f" {numbers} SELECT n, 'ants_dr', CAST(n AS text), '{{}}', 0 FROM n"
         )
         if not inbox.database.is_sqlite:
             for name in ("callbacks", "quarantine"):
