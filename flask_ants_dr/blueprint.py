@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
-_CONTENT_ENCODINGS = {"br", "compress", "deflate", "gzip", "identity", "x-gzip", "zstd"}
 
 
 class DeliveryReportBlueprint(Blueprint):
@@ -161,10 +160,11 @@ class DeliveryReportBlueprint(Blueprint):
         app, callback = _app(), _request()
         source = cast(str, callback.blueprint)
         registration = registrations(app)[source]
-        _check_media_type(callback)
+        _refuse_forms(callback)
         envelope = Envelope(
             source=source,
             content_type=callback.headers.get("Content-Type", ""),
+            content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=callback.args.to_dict() if callback.query_string else {},
             body=_read_body(callback, registration.settings.max_content_length),
@@ -196,16 +196,12 @@ def _source() -> str:
     return cast(str, _request().blueprint)
 
 
-def _check_media_type(callback: Request) -> None:
-    """Refuse what cannot be read, and what a browser was tricked into sending.
+def _refuse_forms(callback: Request) -> None:
+    """Refuse what a browser may have been tricked into sending.
 
     Any page can have a browser post a form, also with the credentials that it remembers, but not
     with a content type of JSON or XML unless it is asked first.
     """
-    if coding := callback.headers.get("Content-Encoding"):
-        name = coding if coding.lower() in _CONTENT_ENCODINGS else "an encoding of its own"
-        if name != "identity":
-            raise UnsupportedMediaType(f"The body is compressed ({name}): send it as it is.")
     if "Origin" in callback.headers and not is_named(callback.headers.get("Content-Type")):
         raise UnsupportedMediaType(
             "A request with an Origin header must have the content type application/json or"

@@ -161,6 +161,8 @@ class Envelope:
 
     source: str
     content_type: str
+    content_encoding: str = ""
+    """What it is compressed with."""
     url_variables: Mapping[str, str] = field(hash=False, repr=False)
     """The variables of the URL rule."""
     query: Mapping[str, str] = field(hash=False, repr=False)

@@ -17,6 +17,7 @@ from flask import Flask
 from .decoding import decode
 from .decoding import json_document
 from .dispatch import dispatch_report
+from .errors import UnsupportedMediaType
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_CONTENT_ENCODINGS = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip", "zstd"}
 _NAMED_MEMBERS = 20
 
 
@@ -90,6 +92,9 @@ def read(registration: Registration, envelope: Envelope) -> Received:
 
     :raises CallbackError: it is refused as a whole. A host's schema can raise anything else.
     """
+    if (coding := envelope.content_encoding.strip().lower()) not in {"", "identity"}:
+        named = coding if coding in _CONTENT_ENCODINGS else "an encoding of its own"
+        raise UnsupportedMediaType(f"The body is compressed ({named}): send it as it is.")
     report, invalid = _load(registration, envelope.body, envelope.content_type)
     report = replace(report, source=envelope.source, url_params=envelope.url_params)
     return Received(report=report, invalid=invalid)
