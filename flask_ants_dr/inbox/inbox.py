@@ -49,6 +49,9 @@ BATCH = 100
 
 _DAY = 86_400
 
+# More than anybody waits or tries, and less than what a database takes for a number of milliseconds.
+_LARGEST = 1_000_000
+
 # A lease is renewed when this much of it has passed, so a message has nearly all of it.
 _RENEWED = 0.1
 
@@ -66,15 +69,17 @@ class Inbox:
     :param lease: seconds after which a claim that was not finished is taken up by another worker.
         A good deal longer than any subscriber takes for one message.
     :param backoff: seconds before the second attempt, at most. They double with each attempt, up
-        to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter).
-    :param max_backoff: what no delay is longer than, in seconds.
+        to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter). With
+        0 there is none.
+    :param max_backoff: what no delay is longer than, in seconds; 0 for no delays.
     :param timeout: how long a callback waits for the database's lock or a connection, in seconds.
         Then it is answered with 503.
     :param quarantine_days: how long what could not be taken is kept; looked at whenever something
         new comes in.
-    :param quarantine_bytes: how much of it is kept; the oldest goes first.
-    :raises ValueError: a number must be greater than 0 and is not, or ``enqueue`` is given where
-        ``eager`` is ``True``.
+    :param quarantine_bytes: how much of it is kept; the oldest goes first. With 0 nothing is.
+    :raises ValueError: a number is none, is negative, or is 0 where this says nothing of 0, or over
+        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is ``True``.
+        The message names the parameter.
     """
 
     eager: bool = True
@@ -88,9 +93,18 @@ class Inbox:
     quarantine_bytes: int = 100 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_attempts", "lease", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0.")
+        for name in ("max_attempts", "quarantine_bytes"):
+            # Not isinstance(), for which True is a number.
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number.")
+        if self.quarantine_bytes < 0:
+            raise ValueError("quarantine_bytes must be 0 or more.")
+        for name in ("max_attempts", "lease", "timeout", "quarantine_days"):
+            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) <= _LARGEST):
+                raise ValueError(f"{name} must be a number above 0, of at most {_LARGEST:,}.")
+        for name in ("backoff", "max_backoff"):
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= _LARGEST):
+                raise ValueError(f"{name} must be a number from 0 to {_LARGEST:,}.")
         if self.eager and self.enqueue:
             raise ValueError("enqueue takes effect where eager is False: pass both.")
 
@@ -99,19 +113,30 @@ class Inbox:
 
         :param source: the name that the blueprint is registered under.
         :param key: the configuration key of the database's URL.
-        :raises ValueError: the URL is none; the message names the key.
+        :raises ValueError: the URL is none that an inbox can use, or its driver is missing; the
+            message names the key and the cure.
         """
         path = Path(app.instance_path, "ants_dr.sqlite3")
         url = app.config.get(key) or f"sqlite:///{path}"
-        databases: dict[str, Database] = app.extensions.setdefault("ants_dr_databases", {})
+        databases: dict[tuple[str, float], Database] = app.extensions.setdefault(
+            "ants_dr_databases", {}
+        )
         try:
-            database = databases.setdefault(url, Database(url, self.timeout))
-        except Exception as error:
-            raise ValueError(
-                f"{key} must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
-                f" postgresql+psycopg://host/database ({type(error).__name__})."
-            ) from None
+            database = Database(url, self.timeout)
+        except ValueError as error:
+            raise ValueError(f"{key} {error}") from None
+        database = databases.setdefault((url, self.timeout), database)
         return BoundInbox(app, source, self, database, read)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a quarantined callback that was put through again."""
+
+    taken: int
+    """How many new messages it had, which were delivered."""
+    refused: int
+    """How many of its messages were refused again, and are in quarantine."""
 
 
 class BoundInbox:
@@ -238,11 +263,12 @@ class BoundInbox:
         with self.database.begin(writes=False) as connection:
             return store.due_ids(connection, self.source, now, limit, unfinished=unfinished)
 
-    def replay(self, callback_id: int) -> int:
-        """Put a quarantined callback through again, and return how many new messages it had.
+    def replay(self, callback_id: int) -> Replayed:
+        """Put a quarantined callback through again.
 
-        :raises CallbackError: it is refused again, and stays in quarantine. A host's schema can
-            raise anything else.
+        :return: how many of its messages were taken, and how many refused again.
+        :raises CallbackError: the whole of it is refused again, and stays in quarantine. A host's
+            schema can raise anything else.
         :raises LookupError: there is no such callback, or it is another blueprint's.
         :raises InboxUnavailable: the database failed.
         """
@@ -265,7 +291,7 @@ class BoundInbox:
         if ids:
             self._log(dispatch_envelope(self.app, report, []))
         self._start(callback_id, ids, token, now, report, messages)
-        return len(ids)
+        return Replayed(taken=len(ids), refused=len(invalid))
 
     def _insert(
         self, connection: Connection, callback_id: int, keys: Iterable[str], token: str, now: float
@@ -462,6 +488,10 @@ def _origin(envelope: Envelope) -> tuple[str, ...]:
 def _digest(*parts: str | float | None) -> str:
     # ascii() tells None from a text, and writes a tuple of both the same in every Python.
     return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _never() -> bool:
