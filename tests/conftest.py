@@ -14,30 +14,22 @@ from uuid import uuid4
 from weakref import ReferenceType
 
 import pytest
+from blinker import NamedSignal
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
+from flask_ants_dr.signals import ALL
 
 SAMPLES = Path(__file__).parent / "samples"
 USERNAME = "ants"
 PASSWORD = "s3cret-pair"
-
-SIGNALS = (
-    "report_received",
-    "message_reported",
-    "message_delivered",
-    "message_failed",
-    "message_invalid",
-    "callback_rejected",
-)
 
 
 class Heard:
@@ -45,14 +37,16 @@ class Heard:
 
     def __init__(self, app: Flask) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self._subscribers = [self._connect(app, name) for name in SIGNALS]
+        self._subscribers = [self._connect(app, signal) for signal in ALL]
 
-    def _connect(self, app: Flask, name: str) -> Callable[..., None]:
+    def _connect(self, app: Flask, signal: NamedSignal) -> Callable[..., None]:
+        name = signal.name.replace("-", "_")
+
         def subscriber(sender: Flask, **arguments: Any) -> None:
             assert sender is app
             self.calls.append((name, arguments))
 
-        getattr(flask_ants_dr, name).connect(subscriber, sender=app)
+        signal.connect(subscriber, sender=app)
         return subscriber  # signals hold it weakly
 
     def arguments(self, name: str) -> list[dict[str, Any]]:
@@ -121,13 +115,13 @@ def heard(app: Flask) -> Heard:
 @pytest.fixture
 def own_subscribers() -> Iterator[None]:
     """Subscribers that a test connects to all applications are gone after it."""
-    signals = [getattr(flask_ants_dr, name) for name in SIGNALS]
-    before = [set(one.receivers) for one in signals]
+    before = [set(one.receivers) for one in ALL]
     yield
-    for one, known in zip(signals, before, strict=True):
+    for one, known in zip(ALL, before, strict=True):
         for key in one.receivers.keys() - known:
             receiver = one.receivers[key]
-            one.disconnect(receiver() if isinstance(receiver, ReferenceType) else receiver)
+            connected: Any = receiver() if isinstance(receiver, ReferenceType) else receiver
+            one.disconnect(connected)
 
 
 @pytest.fixture(scope="session")
