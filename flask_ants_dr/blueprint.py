@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
+_PARAMETERS_OF_URL_FOR = {"endpoint", "_anchor", "_method", "_scheme", "_external"}
 
 
 class DeliveryReportBlueprint(Blueprint):
@@ -103,15 +104,26 @@ class DeliveryReportBlueprint(Blueprint):
 
         :param content_type: the format to ask for: ``application/json`` or ``application/xml``.
         :param query: the values of the rule's variables; the others become the query string,
-            which comes back in ``report.url_params``.
+            which comes back in ``report.url_params``. Strings and whole numbers, which come back
+            as their digits.
         :return: ``notifyUrl`` and ``notifyContentType``, to merge into the request.
-        :raises ValueError: it is another content type, or the URL is longer than the 150
-            characters that ANTS takes.
+        :raises ValueError: it is another content type, a value would not come back as it is, or the
+            URL is longer than the 150 characters that ANTS takes.
         :raises RuntimeError: the application has not registered this blueprint, or does not know
             its external URL.
         """
         if content_type not in _NOTIFY_CONTENT_TYPES:
             raise ValueError(f"content_type must be {' or '.join(_NOTIFY_CONTENT_TYPES)}.")
+        for parameter, value in query.items():
+            if parameter in _PARAMETERS_OF_URL_FOR:
+                raise ValueError(f"{parameter} means something to Flask: take another name.")
+            # A surrogate has no UTF-8, and str() of a member of an enumeration can be its name.
+            same = isinstance(value, str) and str(value).encode(errors="ignore").decode() == value
+            if not (same or type(value) is int):
+                raise ValueError(
+                    f"{parameter} must be a string or a whole number: nothing else comes back as it"
+                    " is."
+                )
         name = next((key for key, known in current_app.blueprints.items() if known is self), None)
         if name is None:
             raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")

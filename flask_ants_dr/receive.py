@@ -104,10 +104,9 @@ def _load(
     registration: Registration, body: bytes, content_type: str
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     fast = registration.fast
-    if fast and (document := json_document(body, content_type)) is not None:
-        loaded = fast.load_json(document)
-        if loaded:
-            return loaded
+    document = json_document(body, content_type) if fast else None
+    if fast and document is not None and (loaded := fast.load_json(document)):
+        return loaded
     payload = decode(body, content_type)
     if fast and (loaded := fast.load(payload)):
         return loaded

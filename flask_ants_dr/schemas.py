@@ -115,7 +115,7 @@ class _Member(fields.Field[_T]):
         except ValidationError as error:
             if not self.tolerant:
                 raise
-            return Unreadable(attr or self.name, " ".join(map(str, error.messages)), value)
+            return Unreadable(attr or str(self.name), " ".join(map(str, error.messages)), value)
 
 
 class String(_Member[str]):

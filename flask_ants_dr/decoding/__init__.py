@@ -13,7 +13,6 @@ from ..errors import UnsupportedMediaType
 from .json_body import check_structure
 from .json_body import parse_json
 from .json_body import with_storable_texts
-from .text import is_unicode_of_bytes
 from .text import is_utf8
 from .text import read_text
 from .xml_body import parse_xml
@@ -57,13 +56,14 @@ def decode(body: bytes, content_type: str | None) -> Any:
 
 
 def json_document(body: bytes, content_type: str | None) -> bytes | None:
-    """A body of JSON that any parser reads as :func:`decode` does, if it can, or ``None``.
+    """A body of JSON that any strict parser reads as :func:`decode` does, or ``None``.
 
     :param body: the bytes as they came.
     :param content_type: the ``Content-Type`` header.
-    :return: the body without a byte order mark, if it can only be UTF-8 and its texts have no NUL.
+    :return: the body without a byte order mark, if no text in it has a NUL. A parser that is
+        strict refuses what is not UTF-8.
     """
-    if is_unicode_of_bytes(body) or b"\0" in body or b"\x1b" in body or b"\\u0000" in body:
+    if b"\\u0000" in body:
         return None
     try:
         is_xml, _ = _format(body, content_type)

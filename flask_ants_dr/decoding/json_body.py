@@ -68,8 +68,9 @@ class _Numbers(dict[str, Decimal]):
         return number
 
 
+_numbers = _Numbers()
 #: Reads a number that is not whole.
-decimal = _Numbers().__getitem__
+decimal = _numbers.__getitem__
 _decoder = json.JSONDecoder(
     parse_int=_integer, parse_float=decimal, parse_constant=Decimal, strict=False
 )

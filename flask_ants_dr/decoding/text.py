@@ -40,14 +40,9 @@ def join_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def is_unicode_of_bytes(body: bytes) -> bool:
-    """Whether the first bytes of a body say that it is UTF-16 or UTF-32."""
-    return _by_first_bytes(body[:4]) is not None
-
-
 def is_utf8(body: bytes) -> bool:
     """Whether :func:`read_text` would take it for UTF-8; in pieces, because the whole is not needed."""
-    if is_unicode_of_bytes(body) or b"\x1b" in body:
+    if _by_first_bytes(body[:4]) or b"\x1b" in body:
         return False
     position, view = 0, memoryview(body)
     try:
