@@ -190,9 +190,7 @@ def replay() -> AnyResponse:
     outcomes = set()
     for callback_id in ids:
         try:
-            inbox.replay(callback_id)
-            stays = any(entry.callback_id == callback_id for entry in inbox.quarantined())
-            outcomes.add("refused" if stays else "replayed")
+            outcomes.add("refused" if inbox.replay(callback_id).refused else "replayed")
         except InboxUnavailable:
             raise
         except CallbackError:

@@ -17,12 +17,10 @@ from .registration import Registration
 from .registration import callback_path
 from .registration import configured_credentials
 from .registration import registrations
-from .signals import callback_rejected
+from .signals import ALL
 from .signals import message_delivered
 from .signals import message_failed
-from .signals import message_invalid
 from .signals import message_reported
-from .signals import report_received
 
 # ANTS recommends up to 500 destinations in a bulk, with texts of up to 1,600 characters each, which
 # are three bytes long in Thai.
@@ -136,6 +134,25 @@ def _credentials(app: Flask, registration: Registration) -> _Found:
         )
     else:
         yield "ok", "credentials", f"{len(registration.settings.credentials)} present"
+    for key, texts in _configured(app, registration.config_prefix).items():
+        if any(_has_invisible_end(str(text)) for text in texts):
+            yield (
+                "warning",
+                "credentials",
+                f"white space, or what cannot be seen, at an end of {key}: is it part of it?",
+            )
+
+
+def _configured(app: Flask, prefix: str) -> dict[str, list[object]]:
+    """The names and passwords by the key that has them."""
+    more = app.config.get(f"{prefix}_CREDENTIALS", {})
+    both = {f"{prefix}_CREDENTIALS": [text for pair in more.items() for text in pair]}
+    keys = f"{prefix}_USERNAME", f"{prefix}_PASSWORD"
+    return {key: [app.config[key]] for key in keys if app.config.get(key) is not None} | both
+
+
+def _has_invisible_end(text: str) -> bool:
+    return any(one.isspace() or not one.isprintable() for one in (text[:1], text[-1:]))
 
 
 def _time_zone(app: Flask, registration: Registration) -> _Found:
@@ -212,14 +229,7 @@ def _subscribers(app: Flask, registration: Registration) -> _Found:
             getattr(receiver, "__qualname__", type(receiver).__qualname__)
             for receiver in signal.receivers_for(app)
         ]
-        for signal in (
-            report_received,
-            message_reported,
-            message_delivered,
-            message_failed,
-            message_invalid,
-            callback_rejected,
-        )
+        for signal in ALL
     }
     needed = {message_reported, message_delivered, message_failed}
     for signal, names in heard.items():

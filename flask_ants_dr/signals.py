@@ -6,6 +6,9 @@ messages is asked once for a callback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from blinker import NamedSignal
 from blinker import Namespace
 
 _signals = Namespace()
@@ -30,3 +33,13 @@ message_invalid = _signals.signal("message-invalid")
 #: Sent when a whole callback is refused, for whatever reason, with ``error`` (a
 #: :class:`~flask_ants_dr.CallbackError`) and ``source`` (the blueprint's name).
 callback_rejected = _signals.signal("callback-rejected")
+
+#: All of them, each with the argument that tells what it is about.
+ALL: Mapping[NamedSignal, str] = {
+    report_received: "report",
+    message_reported: "message",
+    message_delivered: "message",
+    message_failed: "message",
+    message_invalid: "detail",
+    callback_rejected: "error",
+}

@@ -20,15 +20,19 @@ from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import fields
 from datetime import datetime
 from datetime import timedelta
 from decimal import Decimal
 from itertools import count
+from types import UnionType
 from typing import Any
+from typing import get_origin
+from typing import get_type_hints
 
-from blinker import NamedSignal
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.local import LocalProxy
 from werkzeug.test import TestResponse
 
 from .encoding import Encoding
@@ -44,12 +48,7 @@ from .registration import callback_path
 from .registration import configured_credentials
 from .registration import find_registration
 from .schemas import BANGKOK
-from .signals import callback_rejected
-from .signals import message_delivered
-from .signals import message_failed
-from .signals import message_invalid
-from .signals import message_reported
-from .signals import report_received
+from .signals import ALL
 
 #: The codes and descriptions under which ANTS's documentation lists the status names.
 STATUSES = {
@@ -78,10 +77,12 @@ def make_message(status: str | Status = "DELIVERED", **members: Any) -> MessageR
     :param members: of :class:`~flask_ants_dr.MessageReport`, in place of the defaults: an
         identifier that no other message has, a number that nobody has, a text in Thai, and dates of
         2019 (``done_date`` is ``None`` for a status that is not final).
-    :raises TypeError: there is no such member.
+    :raises TypeError: there is no such member, or it cannot have such a value.
     """
     if isinstance(status, str):
         status = STATUSES.get(status.upper(), Status(name=status))
+    if not isinstance(status, Status):
+        raise TypeError(f"status must be a name or a Status, not {_kind(status)}.")
     done = status.state.is_final or status.state is DeliveryState.UNKNOWN
     defaults: dict[str, Any] = {
         "message_id": str(next(_ids)),
@@ -93,6 +94,7 @@ def make_message(status: str | Status = "DELIVERED", **members: Any) -> MessageR
         "done_date": _SENT + timedelta(seconds=29) if done else None,
         "callback_data": None,
     }
+    _check("make_message()", members, MessageReport)
     return MessageReport(**{**defaults, **members, "status": status})
 
 
@@ -101,10 +103,40 @@ def make_report(*messages: MessageReport, **members: Any) -> DeliveryReport:
 
     :param messages: from :func:`make_message`.
     :param members: of :class:`~flask_ants_dr.DeliveryReport`, in place of the defaults.
-    :raises TypeError: there is no such member.
+    :raises TypeError: there is no such member, or it cannot have such a value, or what is passed is
+        no message.
     """
+    for message in messages:
+        if not isinstance(message, MessageReport):
+            raise TypeError(
+                f"make_report() takes messages, not {_kind(message)}: make_report(make_message(),"
+                " ...); of a list or another report, make_report(*messages) or"
+                " make_report(*report.messages)."
+            )
+    if "messages" in members:
+        raise TypeError("make_report() takes its messages without a name: make_report(*messages).")
+    _check("make_report()", members, DeliveryReport)
     defaults: dict[str, Any] = {"bulk_id": f"bulk-{next(_ids)}"}
     return DeliveryReport(**{**defaults, **members, "messages": messages or (make_message(),)})
+
+
+def _check(function: str, members: Mapping[str, Any], model: type) -> None:
+    """What the models, which are made millions of times, do not check themselves."""
+    hints = get_type_hints(model)
+    for name, value in members.items():
+        if name not in hints:
+            known = ", ".join(hints)
+            raise TypeError(f"{function} has no member {name}, but: {known}.")
+        hint = hints[name]
+        if not isinstance(value, hint if isinstance(hint, UnionType) else get_origin(hint) or hint):
+            wanted = hint.__name__ if isinstance(hint, type) else hint
+            raise TypeError(f"{function}: {name} must be {wanted}, not {_kind(value)}.")
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise TypeError(f"{function}: {name} must have a time zone, as those of reports have.")
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 class AntsClient:
@@ -115,6 +147,7 @@ class AntsClient:
     :param url: the callback, where the blueprint's rule has variables.
     :param username: what ANTS presents; by default what the application is configured with.
     :param password: see ``username``.
+    :raises TypeError: ``client`` is none.
     :raises ValueError: there is no such blueprint, or its URL or its credentials must be given.
     """
 
@@ -127,6 +160,8 @@ class AntsClient:
         username: str | None = None,
         password: str | None = None,
     ) -> None:
+        if not isinstance(client, FlaskClient):
+            raise TypeError(f"AntsClient() takes app.test_client(), not {_kind(client)}.")
         app = client.application
         self.client = client
         self._registration = find_registration(app, blueprint)
@@ -146,6 +181,7 @@ class AntsClient:
             as it is, for what ANTS should not send but might.
         :param format: ``"json"`` or ``"xml"``.
         :param encoding: ``"utf-8"``, ``"utf-16"`` or ``"utf-8-as-utf-16"``.
+        :raises TypeError: it is neither.
         :raises ValueError: it has a character that XML cannot carry, or there is no such format or
             encoding.
         :raises ExceptionGroup: a subscriber raised, and the application propagates exceptions, as it
@@ -153,8 +189,13 @@ class AntsClient:
         """
         if isinstance(report, DeliveryReport):
             payload, query = self._registration.schema.dump(report), report.url_params
-        else:
+        elif isinstance(report, Mapping):
             payload, query = report, {}
+        else:
+            raise TypeError(
+                f"deliver() takes a report, not {_kind(report)}: deliver(make_report(message, ...));"
+                " for bytes or a text, post(body, content_type)."
+            )
         body, content_type = encode(payload, format, encoding)
         return self.post(body, content_type, query)
 
@@ -166,7 +207,14 @@ class AntsClient:
         :param body: the bytes, or a text that is sent as UTF-8.
         :param content_type: the ``Content-Type`` header.
         :param query: becomes the query string.
+        :raises TypeError: the body is neither, or the content type no text.
         """
+        if not isinstance(body, bytes | str) or not isinstance(content_type, str):
+            raise TypeError(
+                "post() takes a body of bytes or a text, and its content type:"
+                f" post(b'...', 'application/json'), not {_kind(body)} and {_kind(content_type)};"
+                " for a mapping, deliver(...)."
+            )
         return self.client.post(
             self._url, data=body, content_type=content_type, query_string=query, auth=self._auth
         )
@@ -176,6 +224,7 @@ class AntsClient:
 class Recorder:
     """What the signals said, in the order of sending."""
 
+    # One for each of signals.ALL, in its order.
     reports: list[DeliveryReport] = field(default_factory=list)
     """Of ``report_received``."""
     reported: list[MessageReport] = field(default_factory=list)
@@ -201,23 +250,21 @@ def record_signals(app: Flask) -> Iterator[Recorder]:
         assert len(heard.delivered) == 1
 
     :param app: the application; what others send is not recorded.
+    :raises TypeError: it is none, or ``current_app``, which no signal is sent by.
     """
+    if isinstance(app, LocalProxy) or not isinstance(app, Flask):
+        raise TypeError(
+            "record_signals() takes the application itself, as create_app() returns it, not"
+            f" {_kind(app)}: signals are not sent by current_app, nor by a blueprint or a client."
+        )
     heard = Recorder()
-    what: dict[NamedSignal, tuple[list[Any], str]] = {
-        report_received: (heard.reports, "report"),
-        message_reported: (heard.reported, "message"),
-        message_delivered: (heard.delivered, "message"),
-        message_failed: (heard.failed, "message"),
-        message_invalid: (heard.invalid, "detail"),
-        callback_rejected: (heard.rejected, "error"),
-    }
     with ExitStack() as stack:
-        for signal, (heard_of_it, argument) in what.items():
+        for one, (signal, argument) in zip(fields(heard), ALL.items(), strict=True):
 
             def subscriber(
                 sender: Flask,
                 *,
-                _heard: list[Any] = heard_of_it,
+                _heard: list[Any] = getattr(heard, one.name),  # noqa: B008
                 _argument: str = argument,
                 **arguments: Any,
             ) -> None:

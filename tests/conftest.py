@@ -16,13 +16,12 @@ from flask import Flask
 from hypothesis import settings
 from sqlalchemy import make_url
 
-import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.signals import ALL
 from kit import SAMPLES
-from kit import SIGNALS
 from kit import Ants
 from kit import Heard
 from kit import bound_inbox
@@ -51,13 +50,13 @@ def heard(app: Flask) -> Heard:
 @pytest.fixture
 def own_subscribers() -> Iterator[None]:
     """Subscribers that a test connects to all applications are gone after it."""
-    signals = [getattr(flask_ants_dr, name) for name in SIGNALS]
-    before = [set(one.receivers) for one in signals]
+    before = [set(one.receivers) for one in ALL]
     yield
-    for one, known in zip(signals, before, strict=True):
+    for one, known in zip(ALL, before, strict=True):
         for key in one.receivers.keys() - known:
             receiver = one.receivers[key]
-            one.disconnect(receiver() if isinstance(receiver, ReferenceType) else receiver)
+            connected: Any = receiver() if isinstance(receiver, ReferenceType) else receiver
+            one.disconnect(connected)
 
 
 @pytest.fixture(scope="session")

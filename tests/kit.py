@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from blinker import NamedSignal
 from flask import Flask
 from flask.testing import FlaskClient
 from marshmallow import pre_load
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import MessageSchema
@@ -23,6 +23,7 @@ from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.schemas import Details
+from flask_ants_dr.signals import ALL
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "flask_ants_dr" / "samples"
@@ -30,29 +31,22 @@ TESTS = ROOT / "tests"
 USERNAME = "ants"
 PASSWORD = "s3cret-pair"
 
-SIGNALS = (
-    "report_received",
-    "message_reported",
-    "message_delivered",
-    "message_failed",
-    "message_invalid",
-    "callback_rejected",
-)
-
 
 class Heard:
     """What an application's signals said: ``(signal, arguments)`` in the order of sending."""
 
     def __init__(self, app: Flask) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self._subscribers = [self._connect(app, name) for name in SIGNALS]
+        self._subscribers = [self._connect(app, signal) for signal in ALL]
 
-    def _connect(self, app: Flask, name: str) -> Callable[..., None]:
+    def _connect(self, app: Flask, signal: NamedSignal) -> Callable[..., None]:
+        name = signal.name.replace("-", "_")
+
         def subscriber(sender: Flask, **arguments: Any) -> None:
             assert sender is app
             self.calls.append((name, arguments))
 
-        getattr(flask_ants_dr, name).connect(subscriber, sender=app)
+        signal.connect(subscriber, sender=app)
         return subscriber  # signals hold it weakly
 
     def arguments(self, name: str) -> list[dict[str, Any]]:

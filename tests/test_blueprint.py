@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import UTC
+from datetime import date
 from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Blueprint
@@ -13,6 +19,17 @@ from flask import url_for
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import report_received
+from flask_ants_dr.blueprint import _PARAMETERS_OF_URL_FOR
+
+
+class Plain(StrEnum):
+    MEMBER = "1"
+
+
+class Member(str, Enum):  # noqa: UP042  # whose str() is no value
+    MEMBER = "1"
+
+
 from kit import Ants
 from kit import Heard
 from kit import callback
@@ -172,6 +189,62 @@ class TestNotifyParams:
         context = make_app(blueprint).test_request_context()
         with context, pytest.raises(ValueError, match="application/json or application/xml"):
             blueprint.notify_params("text/xml")
+
+    @pytest.mark.parametrize(
+        "value", ["", "ก&b=c\n+ %41#\0", "x" * 60, 7, -1, 10**20, Plain.MEMBER]
+    )
+    @pytest.mark.parametrize("name", ["order", "_order", "self_", "tenant"])
+    def test_what_comes_back(self, name: str, value: Any) -> None:
+        blueprint = DeliveryReportBlueprint()
+        app = make_app(blueprint, SERVER_NAME="a.example")
+        ants, heard = Ants(app.test_client()), Heard(app)
+        with app.app_context():
+            url = blueprint.notify_params(**{name: value})["notifyUrl"]
+        assert ants.post(callback(detail()), url=url).status_code == 200
+        report = heard.arguments("report_received")[0]["report"]
+        assert report.url_params == {name: str(value)}
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            ["1", "2"],
+            ("1",),
+            {"1"},
+            {"1": "2"},
+            None,
+            True,
+            1.5,
+            b"1",
+            Decimal(1),
+            UUID(int=1),
+            date(2026, 1, 1),
+            Member.MEMBER,
+            "\ud800",
+        ],
+    )
+    @pytest.mark.parametrize("name", ["order", "tenant"])
+    def test_what_does_not_come_back_as_it_is(self, name: str, value: Any) -> None:
+        blueprint = DeliveryReportBlueprint(rule="/sms/<tenant>")
+        parameters = {"tenant": "a", name: value}
+        with (
+            make_app(blueprint).test_request_context(),
+            pytest.raises(ValueError, match=f"{name} must be a string or a whole number"),
+        ):
+            blueprint.notify_params(**parameters)
+
+    @pytest.mark.parametrize("name", ["endpoint", "_anchor", "_method", "_scheme", "_external"])
+    def test_names_that_are_flasks(self, name: str) -> None:
+        blueprint = DeliveryReportBlueprint()
+        parameters: dict[str, Any] = {name: True}
+        with (
+            make_app(blueprint).test_request_context(),
+            pytest.raises(ValueError, match=f"{name} means something to Flask"),
+        ):
+            blueprint.notify_params("application/json", **parameters)
+
+    def test_the_names_that_are_flasks_are_those(self) -> None:
+        parameters = inspect.signature(url_for).parameters
+        assert {*parameters} - {"values"} == _PARAMETERS_OF_URL_FOR
 
     def test_not_registered(self) -> None:
         with make_app().test_request_context(), pytest.raises(RuntimeError, match="not registered"):

@@ -143,6 +143,33 @@ def test_the_configuration(config: dict[str, Any], subject: str, level: str) -> 
     assert levels(make_app(**config))[subject] == level
 
 
+SPACED = ("white ", " white", "white\n", "\tw", "white\u200b", "\ufeffwhite", "\u3000white", " ")
+
+
+@pytest.mark.parametrize("text", SPACED)
+@pytest.mark.parametrize(
+    "key", ["ANTS_DR_USERNAME", "ANTS_DR_PASSWORD", "ANTS_DR_CREDENTIALS", "name"]
+)
+def test_white_space_at_an_end_of_credentials(key: str, text: str) -> None:
+    config: dict[str, Any] = {"ANTS_DR_PASSWORD": GOOD["ANTS_DR_PASSWORD"], key: text}
+    if key == "ANTS_DR_CREDENTIALS":
+        config[key] = {"other": text, "number": 7}
+    if config.pop("name", None):
+        key = "ANTS_DR_CREDENTIALS"
+        config[key] = {text: "other"}
+    found = [one for one in check(make_app(**config)) if one.subject == "credentials"]
+    (warning,) = [one for one in found if "at an end of" in one.text]
+    assert warning.level == "warning"
+    assert f"at an end of {key}:" in warning.text
+    assert "white" not in warning.text.replace("white space", "")
+
+
+def test_white_space_within_credentials() -> None:
+    config = {"ANTS_DR_PASSWORD": GOOD["ANTS_DR_PASSWORD"], "ANTS_DR_USERNAME": "a b"}
+    app = make_app(**config, ANTS_DR_CREDENTIALS={"กำ": "a b ก็"})
+    assert levels(app)["credentials"] == "ok"
+
+
 @pytest.mark.filterwarnings("ignore:ANTS_DR_AUTH_REQUIRED")
 def test_other_ways_to_authenticate() -> None:
     assert levels(make_open_app())["credentials"] == "warning"

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from blinker import NamedSignal
 from flask import Flask
+from flask import current_app
 
+import flask_ants_dr
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import DeliveryState
@@ -18,6 +24,7 @@ from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
 from flask_ants_dr import message_delivered
+from flask_ants_dr import signals
 from flask_ants_dr.encoding import ENCODINGS
 from flask_ants_dr.encoding import FORMATS
 from flask_ants_dr.encoding import Encoding
@@ -148,6 +155,78 @@ def test_trusted_hosts_and_a_root() -> None:
     assert AntsClient(app.test_client()).deliver(make_report()).status_code == 200
     app.config["TRUSTED_HOSTS"] = ["sms.example.com"]
     assert AntsClient(app.test_client()).deliver(make_report()).status_code == 400
+
+
+# For mypy, which sees the misuse as well.
+report: Any = make_report
+message: Any = make_message
+ants_client: Any = AntsClient
+MESSAGE = make_message()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cure"),
+    [
+        (lambda: report([MESSAGE]), "not list: make_report(make_message(), ...)"),
+        (lambda: report((MESSAGE,)), "make_report(*messages)"),
+        (lambda: report(MESSAGE, None), "not NoneType"),
+        (lambda: report(report()), "make_report(*report.messages)"),
+        (lambda: report({"messageId": "1"}), "not dict"),
+        (lambda: report("DELIVERED"), "not str"),
+        (lambda: report(messages=[MESSAGE]), "make_report(*messages)"),
+        (lambda: report(MESSAGE, messages=()), "make_report(*messages)"),
+        (lambda: report(bulkId="1"), "no member bulkId, but: bulk_id, messages, source"),
+        (lambda: report(url_params="a=1"), "url_params must be"),
+        (lambda: report(bulk_id=1), "bulk_id must be str | None, not int"),
+        (lambda: message(messageId="1"), "no member messageId, but: message_id, to, sender"),
+        (lambda: message(**{"from": "ANTS"}), "no member from, but: message_id, to, sender"),
+        (lambda: message(to=66000000000), "make_message(): to must be str | None, not int"),
+        (lambda: message(message_id=None), "message_id must be str, not NoneType"),
+        (lambda: message(credit=1.5), "credit must be decimal.Decimal | None, not float"),
+        (lambda: message(done_date="2026-01-01"), "done_date must be datetime.datetime"),
+        (lambda: message(done_date=datetime(2026, 1, 1)), "done_date must have a time zone"),
+        (lambda: message(None), "status must be a name or a Status, not NoneType"),
+        (lambda: message(status={"name": "X"}), "status must be a name or a Status, not dict"),
+        (lambda: message(extra=[]), "extra must be"),
+        (lambda: ants_client(make_app()), "takes app.test_client(), not Flask"),
+        (lambda: ants_client(DeliveryReportBlueprint()), "takes app.test_client(), not Delivery"),
+        (
+            lambda: ants_client(make_app().test_cli_runner()),
+            "takes app.test_client(), not FlaskCli",
+        ),
+        (lambda: client().deliver(MESSAGE), "deliver(make_report(message, ...))"),
+        (lambda: client().deliver([MESSAGE]), "deliver(make_report(message, ...))"),
+        (lambda: client().deliver("{}"), "post(body, content_type)"),
+        (lambda: client().deliver(b"{}"), "post(body, content_type)"),
+        (lambda: client().deliver(None), "not NoneType"),
+        (lambda: client().post({"details": []}, "application/json"), "deliver(...)"),
+        (lambda: client().post(report(), "application/json"), "deliver(...)"),
+        (lambda: client().post("{}", None), "not str and NoneType"),
+        (lambda: record(DeliveryReportBlueprint()), "not DeliveryReportBlueprint"),
+        (lambda: record(make_app().test_client()), "not FlaskClient"),
+        (lambda: record(current_app), "not LocalProxy"),
+        (lambda: record(None), "takes the application itself"),
+    ],
+)
+def test_misuse_says_how_it_is_done(wrong: Callable[[], object], cure: str) -> None:
+    with make_app().app_context(), pytest.raises(TypeError) as caught:
+        wrong()
+    assert cure in str(caught.value)
+
+
+def client() -> Any:
+    return AntsClient(make_app().test_client())
+
+
+def record(app: Any) -> None:
+    with record_signals(app):
+        pass
+
+
+def test_all_signals_are_recorded_and_public() -> None:
+    assert {*signals.ALL} == {one for one in vars(signals).values() if type(one) is NamedSignal}
+    public = [getattr(flask_ants_dr, signal.name.replace("-", "_")) for signal in signals.ALL]
+    assert public == [*signals.ALL]
 
 
 def test_fixtures(ants_client: AntsClient, ants_signals: object, app: Flask) -> None:

@@ -20,10 +20,13 @@ from flask.cli import AppGroup
 from ..decoding import decode
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
+from ..escaping import printable
 from ..registration import registrations
+from .group import NUMBER
 from .group import as_json
 from .group import cli
 from .group import current
+from .group import finite
 
 if TYPE_CHECKING:
     from ..inbox.inbox import BoundInbox
@@ -37,7 +40,6 @@ older_than = click.option(
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PURGED_TOGETHER = 1000
-_LARGEST_ID = 2**63 - 1
 
 
 def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,14 +47,15 @@ def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        inboxes = [known.inbox for known in registrations(current()).values() if known.inbox]
-        if not inboxes:
+        if not any(one.inbox for one in registrations(current()).values()):
             raise click.ClickException(
                 "No blueprint of this application has an inbox: register"
                 " DeliveryReportBlueprint(inbox=Inbox())."
             )
+        from ..inbox import bound_inboxes
+
         try:
-            command(inboxes, *args, **kwargs)
+            command(bound_inboxes(current()), *args, **kwargs)
         except InboxUnavailable:
             raise click.ClickException(
                 "The inbox's database failed; the log says why. If its tables are missing, run"
@@ -70,7 +73,7 @@ def init_db(inboxes: list[BoundInbox]) -> None:
     For SQLite this happens by itself. With Alembic, add flask_ants_dr.inbox.metadata to your
     target_metadata instead.
     """
-    for database in {inbox.database for inbox in inboxes}:
+    for database in {inbox.database.url: inbox.database for inbox in inboxes}.values():
         database.create_tables()
         click.echo(f"The tables are in {database.url.render_as_string(hide_password=True)}.")
 
@@ -85,6 +88,7 @@ def init_db(inboxes: list[BoundInbox]) -> None:
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.01),
+    callback=finite,
     help="Seconds between looks at an inbox in which nothing is due.",
 )
 @with_inboxes
@@ -127,7 +131,7 @@ def status(inboxes: list[BoundInbox], as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
+@click.option("--limit", default=100, show_default=True, type=NUMBER, help="How many.")
 @as_json
 @with_inboxes
 def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
@@ -147,7 +151,7 @@ def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, type=click.IntRange(1, _LARGEST_ID))
+@click.argument("ids", nargs=-1, type=NUMBER)
 @click.option("--all", "all_", is_flag=True, help="All dead messages.")
 @with_inboxes
 def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
@@ -159,7 +163,7 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
     count = sum(inbox.retry(None if all_ else ids) for inbox in inboxes)
     click.echo(f"{count} messages are pending again")
     if ids and count < len(set(ids)):
-        raise click.ClickException("The other IDs are not of dead messages.")
+        raise click.ClickException("The other IDs are not those of dead messages.")
 
 
 @cli.command()
@@ -213,7 +217,7 @@ def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
 
 
 @quarantine.command()
-@click.argument("id_", metavar="ID", type=int)
+@click.argument("id_", metavar="ID", type=NUMBER)
 @click.option("--values", is_flag=True, help="Show the values: phone numbers and texts, too.")
 @with_inboxes
 def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
@@ -226,36 +230,52 @@ def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
                 with inbox.database.begin(writes=False) as connection:
                     envelope = store.envelope(connection, entry.callback_id)
                 click.echo(json.dumps(entry.error))
-                click.echo(f"{entry.content_type}, {entry.bytes} bytes")
+                click.echo(f"{printable(entry.content_type)}, {entry.bytes} bytes")
                 click.echo(_shown(envelope.body, entry.content_type, entry.position, values))
                 return
-    raise click.ClickException(f"There is no entry {id_}.")
+    raise click.ClickException(f"There is no entry {id_} in quarantine.")
 
 
 @quarantine.command()
-@click.argument("ids", nargs=-1, type=int)
+@click.argument("ids", nargs=-1, type=NUMBER)
 @click.option("--all", "all_", is_flag=True, help="The whole quarantine.")
 @with_inboxes
 def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
-    """Put callbacks through again: those with the given IDS, or all.
+    """Put callbacks through again: those of the entries with the given IDS, or all.
 
-    What the schemas in force take is delivered; the rest stays in quarantine. Exit code 1 if
-    anything was refused again.
+    A callback is put through as a whole. What the schemas in force take is delivered; the rest is
+    named, and stays in quarantine. Exit code 1 if anything was refused again.
     """
     _check_selection(ids, all_)
+    unknown = set(ids)
     taken = refused = 0
     for inbox in inboxes:
         entries = inbox.quarantined()
-        callback_ids = dict.fromkeys(one.callback_id for one in entries if all_ or one.id in ids)
-        with click.progressbar(callback_ids, label=inbox.source) as progress:
+        chosen = dict.fromkeys(one.callback_id for one in entries if all_ or one.id in unknown)
+        unknown -= {one.id for one in entries}
+        again: dict[int, str] = {}
+        with click.progressbar(chosen, label=inbox.source) as progress:
             for callback_id in progress:
                 try:
-                    taken += inbox.replay(callback_id)
+                    replayed = inbox.replay(callback_id)
                 except InboxUnavailable:
                     raise
-                except Exception:  # a host's schema can raise anything
-                    refused += 1
-    click.echo(f"{taken} messages taken, {refused} callbacks refused again")
+                except Exception as error:  # a host's schema can raise anything
+                    reason = error.detail if isinstance(error, CallbackError) else ""
+                    again[callback_id] = f": {printable(reason or type(error).__name__)}"
+                else:
+                    taken += replayed.taken
+                    if replayed.refused:
+                        again[callback_id] = ""
+        left = [one for one in inbox.quarantined() if one.callback_id in again]
+        refused += len(left)
+        for one in left:
+            detail = "" if one.position is None else f", detail {one.position}"
+            click.echo(f"entry {one.id}{detail} is refused again{again[one.callback_id]}")
+    click.echo(f"{taken} messages taken, {refused} entries refused again")
+    if unknown:
+        missing = ", ".join(map(str, sorted(unknown)))
+        raise click.ClickException(f"There is no entry {missing} in quarantine.")
     if refused:
         raise click.exceptions.Exit(1)
 
@@ -299,7 +319,7 @@ def _print(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
         click.echo(json.dumps(rows))
         return
     for row in rows:
-        click.echo("  ".join(f"{name}={value}" for name, value in row.items()))
+        click.echo("  ".join(f"{name}={printable(str(value))}" for name, value in row.items()))
     if not rows:
         click.echo(nothing)
 
@@ -310,14 +330,14 @@ def _shown(body: bytes, content_type: str, position: int | None, values: bool) -
         payload = decode(body, content_type)
     except CallbackError:
         text = body.decode("utf-8", "backslashreplace")
-        shown = text if values else re.sub(r"\w", "x", text)
-        return re.sub(r"[^\S\n ]|[\0-\x09\x0b-\x1f\x7f-\x9f]", "?", shown)  # no terminal's commands
-    details = payload.get("details") if isinstance(payload, dict) else None
-    if position is not None and isinstance(details, list) and position < len(details):
-        payload = details[position]
-    return json.dumps(
-        payload if values else _masked(payload), indent=2, ensure_ascii=False, default=str
-    )
+        shown = text if values else re.sub(r"\w|[^\0-\x7f]", "x", text)
+    else:
+        details = payload.get("details") if isinstance(payload, dict) else None
+        if position is not None and isinstance(details, list) and position < len(details):
+            payload = details[position]
+        shown = payload if values else _masked(payload)
+        shown = json.dumps(shown, indent=2, ensure_ascii=False, default=str)
+    return "\n".join(map(printable, shown.split("\n")))
 
 
 def _masked(value: Any) -> Any:

@@ -22,19 +22,14 @@ from ..registration import find_registration
 from .group import as_json
 from .group import cli
 from .group import current
+from .group import finite
 
 if TYPE_CHECKING:
     from ..simulator import Plan
     from ..simulator import Summary
 
 _INTERRUPTED = 130
-_LONGEST = 1_000_000
-
-
-def finite(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value <= _LONGEST:
-        raise click.BadParameter(f"give a number above 0 and up to {_LONGEST:,}.")
-    return value
+_LARGEST = 1_000_000_000
 
 
 def to_a_server(command: Callable[..., None]) -> Callable[..., None]:
@@ -86,14 +81,14 @@ def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str
     "--messages",
     default=100,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, _LARGEST),
     help="How many messages are reported on.",
 )
 @click.option(
     "--batch",
     default=10,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, _LARGEST),
     help="How many of them are in one callback.",
 )
 @click.option("--format", "format_", default="json", show_default=True, type=click.Choice(FORMATS))

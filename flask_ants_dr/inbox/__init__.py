@@ -9,6 +9,7 @@ except ModuleNotFoundError:
 
 from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
+from .inbox import Replayed as Replayed
 from .inbox import bound_inboxes as bound_inboxes
 from .store import DeadMessage as DeadMessage
 from .store import Quarantined as Quarantined

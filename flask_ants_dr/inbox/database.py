@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from sqlalchemy import URL
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import create_engine
@@ -22,6 +23,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
+from ..escaping import printable
 from .tables import metadata
 
 _logger = logging.getLogger(__name__)
@@ -29,25 +31,53 @@ _logger = logging.getLogger(__name__)
 RETRY_AFTER = 30
 """Seconds."""
 
+_EXAMPLE = {
+    "postgresql": "postgresql+psycopg://host/database",
+    "sqlite": "sqlite:////folder/inbox.sqlite3",
+}
+_NO_URL = (
+    "must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
+    f" {_EXAMPLE['postgresql']}."
+)
+
+# Where the package that brings a driver, ready to use, has another name.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+
 
 class Database:
     """SQLite or PostgreSQL, opened when it is first needed: after a server has forked.
 
     :param url: an SQLAlchemy URL.
     :param timeout: how long to wait for a lock or a connection, in seconds.
-    :raises ValueError: the URL is of another database, or of one in memory, which keeps nothing.
-    :raises sqlalchemy.exc.ArgumentError: it is no URL.
-    :raises ModuleNotFoundError: its driver is not installed.
+    :raises ValueError: it is no URL, or of another database, of one in memory or of an asyncio
+        driver, or its driver is missing. The message begins with a verb and repeats nothing of it.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        self.url = make_url(url)
-        self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        if not self.is_sqlite and self.url.get_backend_name() != "postgresql":
-            raise ValueError("another database")
-        self.url.get_dialect().import_dbapi()
-        if self.is_sqlite and self.url.database in {None, "", ":memory:"}:
-            raise ValueError("a database in memory keeps nothing")
+        try:
+            self.url = make_url(url)
+            dialect = self.url.get_dialect()
+        except Exception:  # what SQLAlchemy raises depends on what is wrong
+            raise ValueError(_NO_URL) from None
+        self.is_sqlite = dialect.name == "sqlite"
+        if not self.is_sqlite and dialect.name != "postgresql":
+            raise ValueError(_NO_URL)
+        if self.is_sqlite and _is_in_memory(self.url):
+            raise ValueError(f"{_NO_URL} A database in memory keeps nothing.")
+        if dialect.is_async:
+            raise ValueError(
+                f"names {self.url.drivername}, which is for asyncio, and an inbox works without:"
+                f" take another, as in {_EXAMPLE[dialect.name]}."
+            )
+        try:
+            dialect.import_dbapi()
+        except ImportError as error:
+            module = error.name or dialect.driver
+            package = _PACKAGES.get(module, module)
+            raise ValueError(
+                f"needs the driver {module}, which cannot be imported: pip install '{package}', or"
+                f" take one that is installed, as in {_EXAMPLE[dialect.name]}."
+            ) from None
         self._timeout = timeout
         self._engines: tuple[Engine, Engine] | None = None
         self._opening = Lock()
@@ -93,7 +123,8 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
-            _logger.error("the inbox's database failed: %s: %s", type(error).__name__, reason)
+            name = type(error).__name__
+            _logger.error("the inbox's database failed: %s: %s", name, printable(reason))
             raise InboxUnavailable(
                 "The delivery report cannot be stored at the moment; send it again later.",
                 headers={"Retry-After": str(RETRY_AFTER)},
@@ -125,6 +156,11 @@ class Database:
         for engine, own in zip(engines, (durable, "SET synchronous_commit = off"), strict=True):
             event.listen(engine, "connect", partial(_set_up_postgresql, (bounded, own)))
         return engines
+
+
+def _is_in_memory(url: URL) -> bool:
+    name = url.database or ":memory:"
+    return name.endswith(":memory:") or url.query.get("mode") == "memory"
 
 
 def _close(engines: tuple[Engine, Engine], process: int) -> None:

@@ -31,6 +31,9 @@ from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
+from ..receive import read
+from ..receive import receive
+from ..registration import Registration
 from ..registration import registrations
 from . import store
 from .database import Database
@@ -41,13 +44,13 @@ from .tables import DONE
 
 _logger = logging.getLogger(__name__)
 
-#: Reads a stored callback again: decodes it, and validates it against the schema in force.
-Read = Callable[[Envelope], tuple[DeliveryReport, list[InvalidDetail]]]
-
 BATCH = 100
 """How many messages are claimed together, at most."""
 
 _DAY = 86_400
+
+# More than anybody waits or tries, and less than what a database takes for a number of milliseconds.
+_LARGEST = 1_000_000
 
 # A lease is renewed when this much of it has passed, so a message has nearly all of it.
 _RENEWED = 0.1
@@ -66,15 +69,17 @@ class Inbox:
     :param lease: seconds after which a claim that was not finished is taken up by another worker.
         A good deal longer than any subscriber takes for one message.
     :param backoff: seconds before the second attempt, at most. They double with each attempt, up
-        to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter).
-    :param max_backoff: what no delay is longer than, in seconds.
+        to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter). With
+        0 there is none.
+    :param max_backoff: what no delay is longer than, in seconds; 0 for no delays.
     :param timeout: how long a callback waits for the database's lock or a connection, in seconds.
         Then it is answered with 503.
     :param quarantine_days: how long what could not be taken is kept; looked at whenever something
         new comes in.
-    :param quarantine_bytes: how much of it is kept; the oldest goes first.
-    :raises ValueError: a number must be greater than 0 and is not, or ``enqueue`` is given where
-        ``eager`` is ``True``.
+    :param quarantine_bytes: how much of it is kept; the oldest goes first. With 0 nothing is.
+    :raises ValueError: a number is none, is negative, or is 0 where this says nothing of 0, or over
+        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is ``True``.
+        The message names the parameter.
     """
 
     eager: bool = True
@@ -88,30 +93,50 @@ class Inbox:
     quarantine_bytes: int = 100 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_attempts", "lease", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be greater than 0.")
+        for name in ("max_attempts", "quarantine_bytes"):
+            # Not isinstance(), for which True is a number.
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number.")
+        if self.quarantine_bytes < 0:
+            raise ValueError("quarantine_bytes must be 0 or more.")
+        for name in ("max_attempts", "lease", "timeout", "quarantine_days"):
+            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) <= _LARGEST):
+                raise ValueError(f"{name} must be a number above 0, of at most {_LARGEST:,}.")
+        for name in ("backoff", "max_backoff"):
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= _LARGEST):
+                raise ValueError(f"{name} must be a number from 0 to {_LARGEST:,}.")
         if self.eager and self.enqueue:
             raise ValueError("enqueue takes effect where eager is False: pass both.")
 
-    def bind(self, app: Flask, source: str, key: str, read: Read) -> BoundInbox:
+    def bind(self, app: Flask, source: str, key: str) -> BoundInbox:
         """The inbox of one blueprint in one application.
 
         :param source: the name that the blueprint is registered under.
         :param key: the configuration key of the database's URL.
-        :raises ValueError: the URL is none; the message names the key.
+        :raises ValueError: the URL is none that an inbox can use, or its driver is missing; the
+            message names the key and the cure.
         """
         path = Path(app.instance_path, "ants_dr.sqlite3")
         url = app.config.get(key) or f"sqlite:///{path}"
-        databases: dict[str, Database] = app.extensions.setdefault("ants_dr_databases", {})
+        databases: dict[tuple[str, float], Database] = app.extensions.setdefault(
+            "ants_dr_databases", {}
+        )
         try:
-            database = databases.setdefault(url, Database(url, self.timeout))
-        except Exception as error:
-            raise ValueError(
-                f"{key} must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
-                f" postgresql+psycopg://host/database ({type(error).__name__})."
-            ) from None
-        return BoundInbox(app, source, self, database, read)
+            database = Database(url, self.timeout)
+        except ValueError as error:
+            raise ValueError(f"{key} {error}") from None
+        database = databases.setdefault((url, self.timeout), database)
+        return BoundInbox(app, source, self, database)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a quarantined callback that was put through again."""
+
+    taken: int
+    """How many new messages it had, which were delivered."""
+    refused: int
+    """How many of its messages were refused again, and are in quarantine."""
 
 
 class BoundInbox:
@@ -120,38 +145,52 @@ class BoundInbox:
     :func:`bound_inboxes` finds them.
     """
 
-    def __init__(
-        self, app: Flask, source: str, options: Inbox, database: Database, read: Read
-    ) -> None:
+    def __init__(self, app: Flask, source: str, options: Inbox, database: Database) -> None:
         self.app = app
         self.source = source
         """The name that the blueprint is registered under."""
         self.options = options
         self.database = database
-        self._read = read
         self._latest = threading.local()
 
     def accept(
-        self, envelope: Envelope, report: DeliveryReport, invalid: Sequence[InvalidDetail]
-    ) -> None:
+        self,
+        envelope: Envelope,
+        report: DeliveryReport,
+        invalid: Sequence[InvalidDetail],
+        callback_id: int | None = None,
+    ) -> int:
         """Commit a callback, then dispatch it or have it dispatched.
 
         One that brings nothing new changes nothing and sends no signal.
 
+        :param callback_id: where it is stored already, in quarantine.
+        :return: how many of its messages are new.
         :raises InboxUnavailable: it could not be committed; nothing of it is stored.
         """
         now, token = time.time(), uuid4().hex
         messages = _by_key(envelope, report)
         entries = _entries(envelope, report, invalid)
+        is_replay = callback_id is not None
         with self.database.begin() as connection:
-            callback_id = store.insert_callback(connection, envelope, now)
-            ids = self._insert(connection, callback_id, messages, token, now)
+            before: dict[str, int] = {}
+            if callback_id is None:
+                callback_id = store.insert_callback(connection, envelope, now)
+            else:
+                store.lock_callback(connection, callback_id)
+                before = store.stored_messages(connection, callback_id)
+            stored = self._insert(connection, callback_id, messages, token, now)
+            ids = {key: id for key, id in stored.items() if key not in before}
+            if is_replay:
+                store.delete_quarantine(connection, callback_id, {one.position for one in entries})
             kept = self._keep(connection, callback_id, entries, now)
             if not ids and not kept:
-                store.delete_callback(connection, callback_id)
-                return
-        self._log(dispatch_envelope(self.app, report, invalid))
-        self._start(callback_id, ids, token, now, report, messages)
+                store.delete_orphans(connection, [callback_id])
+        if ids or kept:
+            # What is invalid has been told of when it came.
+            self._log(dispatch_envelope(self.app, report, [] if is_replay else invalid))
+            self._start(callback_id, ids, token, now, report, messages)
+        return len(ids)
 
     def quarantine(self, envelope: Envelope, error: Exception) -> None:
         """Keep a body that could not be taken.
@@ -238,34 +277,25 @@ class BoundInbox:
         with self.database.begin(writes=False) as connection:
             return store.due_ids(connection, self.source, now, limit, unfinished=unfinished)
 
-    def replay(self, callback_id: int) -> int:
-        """Put a quarantined callback through again, and return how many new messages it had.
+    def replay(self, callback_id: int) -> Replayed:
+        """Put a quarantined callback through again.
 
-        :raises CallbackError: it is refused again, and stays in quarantine. A host's schema can
-            raise anything else.
+        :return: how many of its messages were taken, and how many refused again.
+        :raises CallbackError: the whole of it is refused again, and stays in quarantine. A host's
+            schema can raise anything else.
         :raises LookupError: there is no such callback, or it is another blueprint's.
         :raises InboxUnavailable: the database failed.
         """
-        now, token = time.time(), uuid4().hex
         with self.database.begin(writes=False) as connection:
             envelope = store.envelope(connection, callback_id)
         if envelope.source != self.source:
             raise LookupError(f"Callback {callback_id} is another blueprint's.")
-        report, invalid = self._read(envelope)
-        messages = _by_key(envelope, report)
-        entries = _entries(envelope, report, invalid)
-        with self.database.begin() as connection:
-            store.lock_callback(connection, callback_id)
-            before = store.stored_messages(connection, callback_id)
-            stored = self._insert(connection, callback_id, messages, token, now)
-            ids = {key: id for key, id in stored.items() if key not in before}
-            store.delete_quarantine(connection, callback_id, {one.position for one in entries})
-            self._keep(connection, callback_id, entries, now)
-            store.delete_orphans(connection, [callback_id])
-        if ids:
-            self._log(dispatch_envelope(self.app, report, []))
-        self._start(callback_id, ids, token, now, report, messages)
-        return len(ids)
+        received = receive(self.app, self._registration, envelope, callback_id=callback_id)
+        return Replayed(taken=received.new or 0, refused=len(received.invalid))
+
+    @property
+    def _registration(self) -> Registration:
+        return registrations(self.app)[self.source]
 
     def _insert(
         self, connection: Connection, callback_id: int, keys: Iterable[str], token: str, now: float
@@ -322,7 +352,7 @@ class BoundInbox:
             with self.database.begin(writes=False) as connection:
                 envelope = store.envelope(connection, callback_id)
             try:
-                report, _ = self._read(envelope)
+                report = read(self._registration, envelope).report
             except Exception as error:  # a host's schema can raise anything
                 _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
                 report = DeliveryReport(messages=())
@@ -418,7 +448,8 @@ class BoundInbox:
 
 def bound_inboxes(app: Flask) -> list[BoundInbox]:
     """The inboxes of an application's blueprints, in the order of their registration."""
-    return [known.inbox for known in registrations(app).values() if known.inbox]
+    inboxes = [known.inbox for known in registrations(app).values()]
+    return [inbox for inbox in inboxes if isinstance(inbox, BoundInbox)]
 
 
 def _by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
@@ -462,6 +493,10 @@ def _origin(envelope: Envelope) -> tuple[str, ...]:
 def _digest(*parts: str | float | None) -> str:
     # ascii() tells None from a text, and writes a tuple of both the same in every Python.
     return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _never() -> bool:

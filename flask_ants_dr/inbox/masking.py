@@ -11,9 +11,9 @@ from itertools import islice
 from traceback import format_tb
 from typing import Any
 
+from ..escaping import printable
 from ..models import DeliveryReport
 from ..models import MessageReport
-from ..schemas import UNSTORABLE
 
 _ERROR_CHARACTERS = 500
 _MAX_VALUES = 1000
@@ -25,9 +25,9 @@ _DIGITS = re.compile(r"\d(?:[ .-]?\d){3,}")
 def describe(
     failures: Iterable[Exception], message: MessageReport | None, report: DeliveryReport
 ) -> str:
-    """The types and messages of errors, masked, short and fit for a database."""
+    """The types and messages of errors, masked, short and fit for a database and a log."""
     text = "; ".join(f"{type(error).__name__}: {_message(error)}" for error in failures)
-    return UNSTORABLE.sub("?", mask(text[:10_000], message, report))[:_ERROR_CHARACTERS]
+    return printable(mask(text[:10_000], message, report))[:_ERROR_CHARACTERS]
 
 
 def mask(text: str, message: MessageReport | None, report: DeliveryReport) -> str:

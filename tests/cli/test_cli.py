@@ -17,13 +17,18 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.cli import FlaskGroup
+from marshmallow import pre_load
 
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import ReportSchema
 from flask_ants_dr import message_reported
+from flask_ants_dr.inbox import Inbox
 from kit import TESTS
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
 from kit import RenamedSchema
+from kit import bound_inbox
 from kit import callback
 from kit import counts
 from kit import detail
@@ -33,6 +38,7 @@ from kit import many
 from kit import rows
 from kit import stop_postgresql
 
+STATUS = {"status": {"name": "DELIVERED"}}
 Host = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -41,6 +47,14 @@ def run(app: Flask, *arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(group, ["ants-dr", *arguments])
     assert result.exit_code == code, result.output
     return str(result.output)
+
+
+class RefusingSchema(ReportSchema):
+    """Refuses what the others take."""
+
+    @pre_load
+    def refuse(self, data: Any, **kwargs: Any) -> Any:
+        return {}
 
 
 def fail(sender: Flask, **extra: Any) -> None:
@@ -122,19 +136,100 @@ def test_quarantine(make_inbox_app: MakeApp) -> None:
         assert "planted" in run(app, "quarantine", "show", "--values", id_)
     assert '"text": "<str>"' in run(app, "quarantine", "show", second)
     assert '"b"' not in run(app, "quarantine", "show", "--values", second)
-    assert "There is no entry 99" in run(app, "quarantine", "show", "99", code=1)
-    assert "0 messages taken, 1 callbacks refused" in run(
-        app, "quarantine", "replay", first, code=1
-    )
+    refused = run(app, "quarantine", "replay", first, code=1)
+    assert f"entry {first} is refused again: No message" in refused
+    assert "0 messages taken, 1 entries refused again" in refused
 
     after = make_inbox_app(schema=RenamedSchema)
     heard = Heard(after)
-    assert "1 messages taken, 0 callbacks refused" in run(after, "quarantine", "replay", first)
-    assert "0 messages taken, 1 callbacks" in run(after, "quarantine", "replay", "--all", code=1)
+    replayed = run(after, "quarantine", "replay", first)
+    assert "1 messages taken, 0 entries refused again" in replayed
+    refused = run(after, "quarantine", "replay", "--all", code=1)
+    assert f"entry {second}, detail 1 is refused again\n" in refused
+    assert f"entry {third} is refused again: The body is not JSON" in refused
+    assert "0 messages taken, 2 entries refused again" in refused
     assert [message.message_id for message in heard.messages] == ["a"]
     time.sleep(1.1)
     assert run(after, "quarantine", "purge", "--older-than", "1s") == "2 entries purged\n"
     assert rows(after, "callbacks") == 2
+
+
+@pytest.mark.parametrize("first", [[], [detail(messageId="taken")]], ids=["whole", "details"])
+def test_one_message_of_a_callback_is_refused_again(
+    make_inbox_app: MakeApp, first: list[dict[str, Any]]
+) -> None:
+    """Also where another one of it is taken, and where the whole of it was refused at first."""
+    before = make_inbox_app()
+    body = callback(*first, {"never": 1}, {"id": "a"} | STATUS, {})
+    Ants(before.test_client()).post(body)
+    entry = bound_inbox(before).quarantined()[0]
+    after = make_inbox_app(schema=RenamedSchema)
+    output = run(after, "quarantine", "replay", str(entry.id), code=1)
+    left = {one.position: one.id for one in bound_inbox(after).quarantined()}
+    assert left.keys() == {len(first), len(first) + 2}
+    for position, id_ in left.items():
+        assert f"entry {id_}, detail {position} is refused again\n" in output
+    assert output.count("entry") == 2
+    assert "1 messages taken, 2 entries refused again" in output
+
+
+def test_ids_that_nothing_has(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    heard = Heard(app)
+    Ants(make_inbox_app(schema=RefusingSchema).test_client()).post(callback(detail()))
+    (entry,) = bound_inbox(app).quarantined()
+    missing = entry.id + 1, 2**63 - 1
+    assert f"There is no entry {missing[0]} in" in run(
+        app, "quarantine", "show", str(missing[0]), code=1
+    )
+    output = run(app, "quarantine", "replay", *map(str, (missing[1], entry.id, missing[0])), code=1)
+    assert "1 messages taken, 0 entries refused again" in output
+    assert f"There is no entry {missing[0]}, {missing[1]} in quarantine" in output
+    assert len(heard.messages) == 1
+    output = run(app, "retry", str(missing[1]), code=1)
+    assert "0 messages are pending again" in output
+    assert "are not those of dead messages" in output
+
+
+HUGE = "100000000000000000000"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dead", "--limit", HUGE],
+        ["dead", "--limit", "0"],
+        ["retry", HUGE],
+        ["retry", "0"],
+        ["purge", "--older-than", HUGE + "d"],
+        ["quarantine", "show", HUGE],
+        ["quarantine", "show", "--", "-1"],
+        ["quarantine", "replay", HUGE],
+        ["quarantine", "replay", "1", "0"],
+        ["quarantine", "purge", "--older-than", HUGE + "s"],
+        ["work", "--once", "--concurrency", HUGE],
+        ["work", "--once", "--poll", HUGE],
+        ["work", "--once", "--poll", "inf"],
+        ["work", "--once", "--poll", "nan"],
+        ["simulate", "--messages", HUGE],
+        ["simulate", "--messages", "1" + 400 * "0"],
+        ["simulate", "--batch", HUGE],
+        ["simulate", "--concurrency", HUGE],
+        ["simulate", "--rate", "1e300"],
+        ["simulate", "--timeout", "nan"],
+    ],
+)
+def test_absurd_numbers(tmp_path: Path, arguments: list[str]) -> None:
+    url = f"sqlite:///{tmp_path}/inbox.sqlite3"
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    assert "Error: Invalid value" in run(app, *arguments, code=2)
+
+
+def test_the_largest_numbers(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    assert run(app, "dead", "--limit", str(2**63 - 1)) == "no dead messages\n"
+    assert "0 messages purged" in run(app, "purge", "--older-than", "999999999d")
+    assert "0 entries purged" in run(app, "quarantine", "purge", "--older-than", "999999999d")
 
 
 def test_init_db(make_inbox_app: MakeApp) -> None:

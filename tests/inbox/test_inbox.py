@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -645,26 +646,133 @@ class TestUnavailable:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "not a url", "nosuchdialect://x", "mysql://x/y", 7]
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:hunter2?mode=memory&uri=true",
+        "not a url",
+        "nosuchdialect://x",
+        "mysql://user:hunter2@host/database",
+        "postgresql+hunter2://host/database",
+        "postgresql+psycopg://user:hunter2@host:port/database",
+        7,
+    ],
 )
 def test_urls_that_are_none(url: Any) -> None:
     with pytest.raises(ValueError, match="ANTS_DR_INBOX_URL must be an SQLAlchemy URL") as caught:
         make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
     assert "not a url" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("url", "cure"),
     [
-        {"max_attempts": 0},
-        {"lease": -1},
-        {"timeout": 0},
-        {"enqueue": lambda source, ids: None},
+        ("postgresql+asyncpg://user:hunter2@host/database", "postgresql+psycopg://"),
+        ("postgresql+psycopg_async://user:hunter2@host/database", "postgresql+psycopg://"),
+        ("sqlite+aiosqlite:////hunter2/inbox.sqlite3", "sqlite:////"),
     ],
 )
-def test_options_that_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must be greater|eager is False"):
+def test_a_driver_for_asyncio(url: str, cure: str) -> None:
+    with pytest.raises(ValueError, match=r"ANTS_DR_INBOX_URL names .* for asyncio") as caught:
+        make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    assert url.split("://")[0] in str(caught.value)
+    assert cure in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("driver", "module", "package"),
+    [
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("postgresql+psycopg", "psycopg", "psycopg[binary]"),
+        ("postgresql+pg8000", "pg8000", "pg8000"),
+    ],
+)
+def test_a_driver_that_is_missing(
+    driver: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    url = f"{driver}://user:hunter2@host/database"
+    with pytest.raises(ValueError, match="ANTS_DR_INBOX_URL needs the driver") as caught:
+        make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    assert f"the driver {module}, which cannot be imported" in str(caught.value)
+    assert f"pip install '{package}'" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_two_blueprints_with_one_url_keep_their_own_timeout(
+    inbox_url: str,
+) -> None:
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(timeout=30)),
+        ANTS_DR_INBOX_URL=inbox_url,
+        OTP_INBOX_URL=inbox_url,
+        OTP_USERNAME="ants",
+        OTP_PASSWORD="s3cret-pair",
+    )
+    for name, timeout in (("otp", 0.2), ("third", 30)):
+        app.register_blueprint(
+            DeliveryReportBlueprint(
+                name, rule=f"/{name}", config_prefix="OTP", inbox=Inbox(timeout=timeout)
+            )
+        )
+    first, second, third = (inbox.database for inbox in bound_inboxes(app))
+    assert first is third
+    first.create_tables()
+    ants = Ants(app.test_client())
+    with engines_of(app)[0].begin() as connection:  # on SQLite that locks it
+        if not first.is_sqlite:
+            connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks")
+        assert ants.post(callback(detail()), url="/otp").status_code == 503
+    assert ants.post(callback(detail()), url="/otp").status_code == 200
+    for database in (first, second):
+        database.close()
+
+
+NUMBERS = {
+    "max_attempts": False,
+    "lease": False,
+    "timeout": False,
+    "quarantine_days": False,
+    "backoff": True,
+    "max_backoff": True,
+    "quarantine_bytes": True,
+}
+"""And whether they can be 0."""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", [-1, -0.5, 0, float("nan"), float("inf"), 10**20, True, False, "5", None]
+)
+def test_numbers_that_are_none(name: str, value: Any) -> None:
+    if value == 0 and value is not False and NUMBERS[name]:
+        assert getattr(Inbox(**{name: value}), name) == 0
+    elif name == "quarantine_bytes" and value == 10**20:
+        assert Inbox(quarantine_bytes=value).quarantine_bytes == value
+    else:
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            Inbox(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_attempts", "quarantine_bytes"])
+def test_numbers_that_must_be_whole(name: str) -> None:
+    options: dict[str, Any] = {name: 1.0}
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number"):
         Inbox(**options)
+
+
+def test_every_number_is_checked() -> None:
+    numbers = {one.name for one in fields(Inbox) if type(one.default) in (int, float)}
+    assert numbers == NUMBERS.keys()
+
+
+def test_enqueue_and_eager() -> None:
+    with pytest.raises(ValueError, match="eager is False"):
+        Inbox(enqueue=lambda source, ids: None)
 
 
 def test_the_default_is_sqlite_in_the_instance_folder(tmp_path: Path) -> None:
@@ -755,7 +863,7 @@ def test_an_error_that_no_database_can_store(make_inbox_app: MakeApp) -> None:
     message_reported.connect(failing, sender=app)
     Ants(app.test_client()).post(callback(detail()))
     (dead,) = bound_inbox(app).dead(1)
-    assert dead.error == "LookupError: a?b?c"
+    assert dead.error == r"LookupError: a\u0000b\ud800c"
 
 
 def test_no_value_of_a_message_in_the_log(

@@ -15,6 +15,7 @@ from marshmallow import pre_load
 from flask_ants_dr import CallbackError
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Quarantined
+from flask_ants_dr.inbox import Replayed
 from flask_ants_dr.inbox import store
 from kit import Ants
 from kit import Heard
@@ -25,6 +26,8 @@ from kit import callback
 from kit import detail
 from kit import make_app
 from kit import rows
+
+MISSING = "Missing data for required field."
 
 
 def entries(app: Flask) -> list[Quarantined]:
@@ -83,12 +86,13 @@ def test_a_format_change_costs_a_release_and_no_data(
 
     after = make_inbox_app(schema=RenamedSchema)
     heard = Heard(after)
-    for callback_id in dict.fromkeys(entry.callback_id for entry in entries(after)):
-        bound_inbox(after).replay(callback_id)
+    callback_ids = dict.fromkeys(entry.callback_id for entry in entries(after))
+    replayed = [bound_inbox(after).replay(callback_id) for callback_id in callback_ids]
+    assert replayed == [Replayed(taken=2, refused=0), Replayed(taken=1, refused=1)]
     assert sorted(message.message_id for message in heard.messages) == ["a", "c", "new"]
     assert heard.arguments("message_failed")[1]["report"].url_params == {"order": "1"}
     assert [entry.position for entry in entries(after)] == [2]
-    assert bound_inbox(after).replay(entries(after)[0].callback_id) == 0
+    assert bound_inbox(after).replay(entries(after)[0].callback_id) == Replayed(0, 1)
 
 
 def test_a_deferred_replay(make_inbox_app: MakeApp) -> None:
@@ -134,6 +138,18 @@ def test_it_is_bounded_by_bytes(make_inbox_app: MakeApp) -> None:
     assert entries(app) == []
 
 
+def test_without_room_nothing_is_kept(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(quarantine_bytes=0)
+    ants = Ants(app.test_client())
+    assert ants.post("{").status_code == 400
+    assert ants.post(callback(detail(), {})).json == {
+        "accepted": 1,
+        "rejected": 1,
+        "errors": {"1": {name: [MISSING] for name in ("messageId", "status")}},
+    }
+    assert (rows(app), rows(app, "quarantine"), rows(app, "callbacks")) == (1, 0, 1)
+
+
 def test_it_is_bounded_by_age(make_inbox_app: MakeApp) -> None:
     Ants(make_inbox_app().test_client()).post("old")
     app = make_inbox_app(quarantine_days=0.5 / 86_400)
@@ -171,7 +187,7 @@ def test_a_body_on_which_the_hosts_schema_breaks(make_inbox_app: MakeApp) -> Non
     assert entry.error == {"detail": "KeyError"}
     back = make_inbox_app()
     heard = Heard(back)
-    assert bound_inbox(back).replay(entry.callback_id) == 1
+    assert bound_inbox(back).replay(entry.callback_id) == Replayed(1, 0)
     assert len(heard.messages) == 1
 
 
@@ -189,8 +205,8 @@ def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
     heard = Heard(app)
     (entry,) = entries(app)
     with ThreadPoolExecutor(4) as threads:
-        taken = list(threads.map(bound_inbox(app).replay, [entry.callback_id] * 4))
-    assert sorted(taken) == [0, 0, 0, 200]
+        replayed = list(threads.map(bound_inbox(app).replay, [entry.callback_id] * 4))
+    assert sorted(one.taken for one in replayed) == [0, 0, 0, 200]
     assert len(heard.messages) == 200
 
 
@@ -242,7 +258,7 @@ def test_what_an_operators_page_sees(make_inbox_app: MakeApp) -> None:
     whole, one = inbox.quarantined()
     assert (whole.source, whole.position, whole.bytes) == ("ants_dr", None, 1)
     assert "not JSON" in whole.error["detail"]
-    missing = ["Missing data for required field."]
+    missing = [MISSING]
     assert one.position == 1
     assert one.error == {"errors": {"messageId": missing, "status": missing}}
     assert abs((datetime.now(UTC) - one.since).total_seconds()) < 60

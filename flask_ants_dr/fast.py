@@ -1,0 +1,564 @@
+"""The schemas by msgspec (extra ``fast``): the same models, some ten times as fast.
+
+From the marshmallow schema in force are made types that msgspec decodes a body into: each object with
+its members, whatever they hold. What a member should hold is looked at here, and what is anything else
+its marshmallow field reads. A message that is refused so is marshmallow's, which then says what is
+wrong. So the schema stays the one description of the format, and nothing here depends on which message
+is as it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+from datetime import tzinfo
+from decimal import Decimal
+from typing import Any
+from typing import cast
+from zoneinfo import ZoneInfo
+
+import msgspec
+from marshmallow import EXCLUDE
+from marshmallow import Schema
+from marshmallow import ValidationError
+from marshmallow import fields
+from marshmallow import missing
+from marshmallow.fields import Field
+from marshmallow.fields import Nested
+from msgspec import UNSET
+from msgspec.structs import astuple
+
+from .decoding.json_body import check_structure
+from .decoding.json_body import decimal
+from .models import DeliveryReport
+from .models import InvalidDetail
+from .models import MessageReport
+from .models import Status
+from .schemas import FIRST_BUDDHIST_YEAR
+from .schemas import MAX_ERRORS
+from .schemas import NOT_EMPTY
+from .schemas import Credit
+from .schemas import Date
+from .schemas import Details
+from .schemas import MessageSchema
+from .schemas import One
+from .schemas import ReportSchema
+from .schemas import StatusSchema
+from .schemas import String
+from .schemas import Unreadable
+from .schemas import WireSchema
+from .schemas import check_size
+from .schemas import no_message_taken
+from .schemas import plain
+
+_OURS = {WireSchema, StatusSchema, MessageSchema, ReportSchema, *Schema.__mro__}
+
+# What a class has that only adds fields to a schema.
+_OF_FIELDS = {
+    *("Meta", "opts", "_declared_fields", "_hooks", "_abc_impl"),
+    *("__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__"),
+    *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+    *("__abstractmethods__", "__dict__", "__weakref__"),
+}
+# The members of a message in the order in which _Messages.load() has them.
+_MEMBERS: tuple[tuple[str, type[Field[Any]]], ...] = (
+    ("message_id", String),
+    ("to", String),
+    ("sender", String),
+    ("text", String),
+    ("credit", Credit),
+    ("send_date", Date),
+    ("done_date", Date),
+    ("status", One),
+    ("callback_data", String),
+)
+
+_SIMPLE = {
+    *(String, Credit, Date),
+    *(fields.Boolean, fields.Decimal, fields.Float, fields.Integer, fields.Raw, fields.String),
+}
+
+# Where a date has its hour, and what separates minutes, seconds and their fraction, by its length.
+_HOUR = slice(13)
+_SEPARATORS = slice(13, 20, 3)
+_SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
+_LONGEST_DATE = 26
+_FIRST_YEAR = 1970  # the offsets of time zones were less regular before
+
+_LONGEST_CREDIT = 50
+_KEPT = 1000
+
+# What decoding raises for a body that is nothing for us: its decimals raise ArithmeticError.
+_NOT_DECODED = (ValueError, ArithmeticError, RecursionError)
+
+# A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
+_Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
+
+# An object as msgspec has it, and its unknown members.
+_Record = tuple[Any, dict[str, Any]]
+
+#: The whole of a callback as plain values, once its structure has been looked at.
+Payload = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A field of a schema."""
+
+    key: str
+    """Its name on the wire."""
+    target: str
+    """Its name in the model, or in ``extra``."""
+    field: Field[Any]
+    is_string: bool
+    """Whether every string is what the field would make of it."""
+
+    @property
+    def default(self) -> Any:
+        """What stands for a member that is missing."""
+        is_null = not self.field.required and self.field.load_default is None
+        return None if is_null and self.field.allow_none else UNSET
+
+    def load(
+        self, value: Any, extra: dict[str, Any], problems: dict[str, str], payload: Payload
+    ) -> Any:
+        """What the field makes of a value.
+
+        :raises ValidationError: it is refused.
+        """
+        if isinstance(value, dict | list):
+            payload()
+        loaded = self.field.deserialize(missing if value is UNSET else value, self.key, {})
+        if type(loaded) is Unreadable:
+            problems[self.key] = loaded.reason
+            extra[self.key] = plain(loaded.value)
+            return None
+        return loaded
+
+
+class FastSchema:
+    """A :class:`~flask_ants_dr.ReportSchema` and the types that msgspec decodes into."""
+
+    def __init__(self, schema: ReportSchema, messages: _Messages, *, max_messages: int) -> None:
+        self._schema = schema
+        self._messages = messages
+        self._max_messages = max_messages
+        members = _members(schema)
+        (self._details,) = [one for one in members if one.target == "messages"]
+        self._own = [one for one in members if one is not self._details]
+        envelope: list[tuple[str, Any]] = [("details", list[messages.closed])]  # type: ignore[name-defined]
+        callback = msgspec.defstruct(
+            type(schema).__name__,
+            [
+                *envelope,
+                *((f"m{number}", Any, one.default) for number, one in enumerate(self._own)),
+            ],
+            rename={
+                "details": self._details.key,
+                **{f"m{number}": one.key for number, one in enumerate(self._own)},
+            },
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decoder = msgspec.json.Decoder(callback, float_hook=decimal)
+
+    @classmethod
+    def of(cls, schema: ReportSchema, *, max_messages: int) -> FastSchema | None:
+        """The one of a schema, or ``None`` where the schema loads in a way of its own.
+
+        :param schema: the instance that is in force: its time zone counts, too.
+        :param max_messages: how many details a callback may have.
+        """
+        if not _only_adds_fields(schema, DeliveryReport) or schema.many:
+            return None
+        by_target = {one.target: one for one in _members(schema)}
+        details = by_target.pop("messages", None)
+        if details is None or type(details.field) is not Details or not _is_plain(details.field):
+            return None
+        if not all(_is_simple(one.field) for one in by_target.values()):
+            return None
+        messages = _Messages.of(_nested(details.field), schema.timezone)
+        return cls(schema, messages, max_messages=max_messages) if messages else None
+
+    def load_json(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+        """Decode and validate a callback.
+
+        :param document: JSON in UTF-8.
+        :return: what :func:`~flask_ants_dr.schemas.validate` returns, or ``None`` where the document
+            is for the plain way to read or to refuse.
+        :raises CallbackError: as decoding and validating do.
+        """
+        try:
+            callback = self._decoder.decode(document)
+        except _NOT_DECODED:
+            # It has unknown members, or is no callback, or no JSON.
+            return self._load_untyped(document)
+        details, *values = astuple(callback)
+        records: Iterable[_Record] = ((record, {}) for record in details)
+        whole: list[Any] = []
+
+        def payload() -> Any:
+            if not whole:
+                whole.append(_untyped(document))
+            return whole[0]
+
+        return self._load(values, {}, len(details), records, payload)
+
+    def load(self, payload: Any) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+        """Validate a payload, as :meth:`load_json` does."""
+        if type(payload) is not dict:
+            return None
+        details = payload.get(self._details.key)
+        if isinstance(details, dict):
+            details = [details]
+        if not isinstance(details, list):
+            return None
+        values = [payload.get(one.key, UNSET) for one in self._own]
+        extra = self._schema.unknown_members(payload)
+        records = map(self._messages.record, details)
+        return self._load(values, extra, len(details), records, lambda: payload)
+
+    def _load_untyped(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+        try:
+            payload = _untyped(document)
+        except _NOT_DECODED:
+            return None
+        return self.load(payload)
+
+    def _load(
+        self,
+        values: Iterable[Any],
+        extra: dict[str, Any],
+        count: int,
+        records: Iterable[_Record | None],
+        payload: Payload,
+    ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+        problems: dict[str, str] = {}
+        members: dict[str, Any] = {"bulk_id": None}
+        try:
+            for one, value in zip(self._own, values, strict=True):
+                loaded = value
+                if not (one.is_string and type(value) is str):
+                    loaded = one.load(value, extra, problems, payload)
+                if loaded is not missing:
+                    (members if one.target in members else extra)[one.target] = loaded
+        except ValidationError:
+            return None
+        check_size(range(count), self._max_messages)
+        messages: list[MessageReport] = []
+        invalid: list[InvalidDetail] = []
+        load = self._messages.load
+        for index, record in enumerate(records):
+            message = load(*record, payload) if record else None
+            if message is None:
+                message = self._load_plainly(index, payload, invalid)
+                if message is None:
+                    if len(invalid) == MAX_ERRORS and not messages:
+                        # A sender of nothing but bad ones is not to have each of them tried twice.
+                        return None
+                    continue
+            messages.append(message)
+        if invalid and not messages:
+            errors = {one.index: one.errors for one in invalid[:MAX_ERRORS]}
+            raise no_message_taken({self._details.key: errors})
+        report = DeliveryReport(**members, messages=tuple(messages), extra=extra, problems=problems)
+        return report, invalid
+
+    def _load_plainly(
+        self, index: int, payload: Payload, invalid: list[InvalidDetail]
+    ) -> MessageReport | None:
+        details = payload()[self._details.key]
+        item = details if isinstance(details, dict) else details[index]
+        try:
+            return cast(MessageReport, self._messages.schema.load(item, many=False))
+        except ValidationError as error:
+            invalid.append(InvalidDetail(index=index, errors=error.messages_dict, payload=item))
+            return None
+
+
+class _Messages:
+    """The details of a callback."""
+
+    def __init__(self, schema: MessageSchema, members: list[_Member], zone: tzinfo) -> None:
+        self.schema = schema
+        self._members = members[: len(_MEMBERS)]
+        self._added = members[len(_MEMBERS) :]
+        self._keys = {one.key for one in members}
+        definition = [(f"m{number}", Any, one.default) for number, one in enumerate(members)]
+        rename = {f"m{number}": one.key for number, one in enumerate(members)}
+        name = type(schema).__name__
+        #: What JSON is decoded into, if it has no unknown members.
+        self.closed = msgspec.defstruct(
+            name, definition, rename=rename, gc=False, forbid_unknown_fields=True
+        )
+        self._open = msgspec.defstruct(name, definition, rename=rename, gc=False)
+        self._offsets = _Offsets(zone)
+        self._credits = _Credits(self._members[4].field)
+        self._statuses = _Statuses(self._members[7])
+
+    @classmethod
+    def of(cls, schema: Schema, zone: tzinfo) -> _Messages | None:
+        """Those of a schema, or ``None`` where it loads in a way of its own."""
+        if not isinstance(schema, MessageSchema) or not _only_adds_fields(schema, MessageReport):
+            return None
+        if type(zone) not in {timezone, ZoneInfo}:
+            return None
+        by_target = {one.target: one for one in _members(schema)}
+        members = []
+        for target, kind in _MEMBERS:
+            member = by_target.pop(target, None)
+            if member is None or type(member.field) is not kind or not _is_plain(member.field):
+                return None
+            members.append(member)
+        if not all(_is_simple(one.field) for one in by_target.values()):
+            return None
+        status = _nested(members[7].field)
+        if type(status) is not StatusSchema or not _only_adds_fields(status, Status):
+            return None
+        return cls(schema, [*members, *by_target.values()], zone)
+
+    def record(self, item: Any) -> _Record | None:
+        """An object as msgspec has it, and its unknown members."""
+        if type(item) is not dict:
+            return None
+        unknown = {}
+        if not item.keys() <= self._keys:
+            unknown = self.schema.unknown_members(item)
+        return msgspec.convert(item, self._open), unknown
+
+    def load(self, record: Any, extra: dict[str, Any], payload: Payload) -> MessageReport | None:
+        """Make a message, or return ``None`` where it is for marshmallow.
+
+        :param record: an object that was decoded.
+        :param extra: its unknown members.
+        """
+        message_id, to, sender, text, given, sent, done, status, callback_data, *added = astuple(
+            record
+        )
+        problems: dict[str, str] = {}
+        members = self._members
+        try:
+            if type(message_id) is not str or not message_id:
+                message_id = members[0].load(message_id, extra, problems, payload)
+            if type(to) is not str and to is not None:
+                to = members[1].load(to, extra, problems, payload)
+            if type(sender) is not str and sender is not None:
+                sender = members[2].load(sender, extra, problems, payload)
+            if type(text) is not str and text is not None:
+                text = members[3].load(text, extra, problems, payload)
+            credit = given if given is None else self._credits.load(given)
+            if credit is UNSET:
+                credit = members[4].load(given, extra, problems, payload)
+            send_date = sent if sent is None else self._offsets.date(sent)
+            if send_date is None and sent is not None:
+                send_date = members[5].load(sent, extra, problems, payload)
+            done_date = done if done is None else self._offsets.date(done)
+            if done_date is None and done is not None:
+                done_date = members[6].load(done, extra, problems, payload)
+            status = self._statuses.load(status, payload)
+            if type(callback_data) is not str and callback_data is not None:
+                callback_data = members[8].load(callback_data, extra, problems, payload)
+            for number, value in enumerate(added):
+                member = self._added[number]
+                if not (member.is_string and type(value) is str):
+                    value = member.load(value, extra, problems, payload)
+                if value is not missing:
+                    extra[member.target] = value
+        except ValidationError:
+            return None
+        draft: Any = _Draft()
+        draft.message_id = message_id
+        draft.to = to
+        draft.sender = sender
+        draft.text = text
+        draft.credit = credit
+        draft.send_date = send_date
+        draft.done_date = done_date
+        draft.status = status
+        draft.callback_data = callback_data
+        draft.extra = extra
+        draft.problems = problems
+        draft.__class__ = MessageReport
+        return cast(MessageReport, draft)
+
+
+class _Statuses:
+    """Statuses, most of which are alike."""
+
+    def __init__(self, member: _Member) -> None:
+        self._member = member
+        self._schema = cast(StatusSchema, _nested(member.field))
+        self._members = _members(self._schema)
+        self._known: dict[tuple[Any, ...], Status] = {}
+        # The next is mostly equal to it.
+        self._last: tuple[dict[str, Any], Status] | None = None
+
+    def load(self, value: Any, payload: Payload) -> Status:
+        """What the field makes of a value.
+
+        :raises ValidationError: it is refused.
+        """
+        last = self._last
+        if last and value == last[0]:
+            return last[1]
+        if type(value) is list and len(value) == 1:
+            (value,) = value
+        if type(value) is not dict:
+            return cast(Status, self._member.load(value, {}, {}, payload))
+        key = tuple(value.items())
+        try:
+            status = self._known.get(key)
+        except TypeError:  # there are objects or arrays in it
+            payload()
+            return self._new(value, payload)
+        if status is None:
+            status = self._new(value, payload)
+            # Strings are equal to nothing but strings, unlike 1, which is equal to True. What is
+            # remembered has to be bounded.
+            if {*map(type, value.values())} != {str} or status.extra or len(str(key)) > _KEPT:
+                return status
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = status
+        self._last = value, status
+        return status
+
+    def _new(self, value: dict[str, Any], payload: Payload) -> Status:
+        extra = self._schema.unknown_members(value)
+        problems: dict[str, str] = {}
+        members = {}
+        for one in self._members:
+            member = value.get(one.key, one.default)
+            if not (type(member) is str and one.is_string) and (
+                member is not None or one.default is UNSET
+            ):
+                member = one.load(member, extra, problems, payload)
+            members[one.target] = member
+        return Status(**members, extra=extra, problems=problems)
+
+
+class _Credits(dict[str, Decimal | None]):
+    """Credits by how they are written: those of messages are nearly always the same few."""
+
+    def __init__(self, field: Field[Any]) -> None:
+        self._field = field
+        # The next is mostly the same object.
+        self._last: tuple[Any, Any] = UNSET, UNSET
+
+    def load(self, value: Any) -> Any:
+        """What the field makes of a value, or ``UNSET`` where it is to be asked."""
+        last, credit = self._last
+        if value is last:
+            return credit
+        text = str(value) if type(value) is Decimal else value
+        if type(text) is not str or len(text) > _LONGEST_CREDIT:
+            return UNSET
+        credit = self[text]
+        self._last = value, credit
+        return credit
+
+    def __missing__(self, text: str) -> Any:
+        credit = self._field.deserialize(text)
+        if type(credit) is Unreadable:
+            return UNSET
+        if len(self) >= _KEPT:
+            self.clear()
+        self[text] = credit
+        return credit
+
+
+class _Offsets(dict[str, str]):
+    """The offset of a time zone by the hour: ``+07:00`` for ``2019-05-27T14``."""
+
+    def __init__(self, zone: tzinfo) -> None:
+        self._zone = zone
+
+    def date(self, value: Any) -> datetime | None:
+        """A date without an offset of its own, or ``None`` where the field is to be asked."""
+        try:
+            if value[_SEPARATORS] == _SEPARATORS_BY_LENGTH[len(value)]:
+                if (
+                    len(value) > _LONGEST_DATE
+                ):  # fromisoformat() takes anything after the sixth digit
+                    finer = value[_LONGEST_DATE:]
+                    if not (finer.isascii() and finer.isdigit()):
+                        return None
+                    value = value[:_LONGEST_DATE]
+                return datetime.fromisoformat(value + self[value[_HOUR]])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            pass
+        return None
+
+    def __missing__(self, hour: str) -> str:
+        start = datetime.fromisoformat(hour)
+        offset = self._zone.utcoffset(start)
+        if (
+            start.isoformat()[:13] != hour
+            or not _FIRST_YEAR <= start.year < FIRST_BUDDHIST_YEAR
+            or offset is None
+            or offset != self._zone.utcoffset(start + timedelta(minutes=59, seconds=59))
+        ):
+            raise ValueError
+        if len(self) >= _KEPT:
+            self.clear()
+        text = self[hour] = start.replace(tzinfo=timezone(offset)).isoformat()[19:]
+        return text
+
+
+def _untyped(document: bytes) -> Any:
+    """:raises CallbackError: its structure is none of a delivery report."""
+    payload = msgspec.json.Decoder(float_hook=decimal).decode(document)
+    check_structure(payload, len(document.decode()))
+    return payload
+
+
+def _members(schema: Schema) -> list[_Member]:
+    return [
+        _Member(
+            key=name if field.data_key is None else field.data_key,
+            target=field.attribute or name,
+            field=field,
+            is_string=type(field) is String and _is_plain(field) and not field.validators,
+        )
+        for name, field in schema.load_fields.items()
+    ]
+
+
+def _only_adds_fields(schema: Schema, model: type[Any]) -> bool:
+    """Whether a schema loads as ours do, but for further fields."""
+    members = _members(schema)
+    of_hosts = [cls for cls in type(schema).__mro__ if cls not in _OURS]
+    return (
+        isinstance(schema, WireSchema)
+        and schema.model is model
+        and all(
+            name in _OF_FIELDS or isinstance(value, Field)
+            for cls in of_hosts
+            for name, value in vars(cls).items()
+        )
+        and schema.unknown == EXCLUDE
+        and schema.partial is None
+        and len({one.key for one in members}) == len(members)
+        and len({one.target for one in members}) == len(members)
+        and not {"extra", "problems"} & {one.target for one in members}
+        and "." not in "".join(one.target for one in members)
+    )
+
+
+def _is_simple(field: Field[Any]) -> bool:
+    """Whether a field of a host's does not notice how often it is asked, and by whom."""
+    return type(field) in _SIMPLE and _is_plain(field)
+
+
+def _nested(field: Field[Any]) -> Schema:
+    return cast(Nested, field).schema
+
+
+def _is_plain(field: Field[Any]) -> bool:
+    # marshmallow has the two hooks from 4.3 on.
+    hooks = *getattr(field, "pre_load", ()), *getattr(field, "post_load", ())
+    return not hooks and list(field.validators) in ([], [NOT_EMPTY])
