@@ -32,6 +32,14 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.params if hasattr(item, "callspec") else {}
+            if "postgresql" in (*item.fixturenames, parameters.get("inbox_url")):
+                item.add_marker("postgresql")
+
+
 @pytest.fixture
 def app() -> Flask:
     return make_app()

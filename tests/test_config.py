@@ -72,6 +72,7 @@ make_app()
 """
 
 
+@pytest.mark.slow(reason="a process, without the database of time zones")
 def test_no_time_zone_database() -> None:
     """A machine without one: nothing on zoneinfo's path, and no package tzdata."""
     run = subprocess.run(

@@ -31,6 +31,7 @@ from kit import detail
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
+@pytest.mark.slow(reason="every character of Unicode")
 def test_no_character_that_is_not_seen_gets_through() -> None:
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     shown = printable(everything)

@@ -335,6 +335,7 @@ def test_without_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'Flask-ANTS-DR[simulator]'" in result.stderr
 
 
+@pytest.mark.slow(reason="a process, to be interrupted")
 def test_ctrl_c(url: str, heard: Heard, tmp_path: Path) -> None:
     """It waits for what is under way, and shows the table so far. The rate leaves time for it."""
     tmp_path.joinpath("host.py").write_text("from flask import Flask\napp = Flask(__name__)\n")

@@ -240,6 +240,7 @@ def test_fixtures(ants_client: AntsClient, ants_signals: object, app: Flask) -> 
     assert len(heard) == len(ants_signals.delivered) == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow(reason="a run of pytest in a process of its own")
 def test_the_plugin_imports_nothing_that_is_not_asked_for(tmp_path: Path) -> None:
     """A project that does not use the fixtures does not notice that the package is installed."""
     tmp_path.joinpath("test_other.py").write_text(

@@ -102,6 +102,7 @@ def test_dead_and_retry(make_inbox_app: MakeApp) -> None:
     assert "Give either IDS or --all" in run(app, "retry", "--all", "1", code=2)
 
 
+@pytest.mark.slow(reason="waits for an age in seconds")
 def test_purge(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(max_attempts=1)
     ants = Ants(app.test_client())
@@ -300,6 +301,7 @@ def recorded(environment: dict[str, str]) -> Counter[str]:
     return Counter(path.read_text().split() if path.exists() else [])
 
 
+@pytest.mark.slow(reason="a worker in a process of its own")
 def test_a_worker_killed_between_the_subscriber_and_the_mark(
     make_inbox_app: MakeApp, environment: dict[str, str]
 ) -> None:
@@ -319,6 +321,7 @@ def test_a_worker_killed_between_the_subscriber_and_the_mark(
     assert counts(app) == {"pending": 0, "done": 20, "dead": 0}
 
 
+@pytest.mark.slow(reason="a worker in a process of its own")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_stops_cleanly(
     make_inbox_app: MakeApp, environment: dict[str, str], number: signal.Signals
@@ -340,6 +343,7 @@ def test_a_worker_stops_cleanly(
     assert drain(app) == 500 - len(done)
 
 
+@pytest.mark.slow(reason="a worker in a process of its own")
 def test_a_worker_goes_on_when_the_database_is_back(
     make_inbox_app: MakeApp, environment: dict[str, str], tmp_path: Path, request: Any
 ) -> None:

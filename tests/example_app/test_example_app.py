@@ -68,6 +68,7 @@ def messages(demo: Demo) -> list[tuple[Any, ...]]:
     return demo.query("SELECT message_id, recipient, state FROM example_messages ORDER BY id")
 
 
+@pytest.mark.slow(reason="the demo in a process of its own")
 def test_both_samples_are_recorded_once_however_often_they_come(demo: Demo) -> None:
     for _ in range(2):
         for name in ("json", "xml"):
@@ -81,6 +82,7 @@ def test_both_samples_are_recorded_once_however_often_they_come(demo: Demo) -> N
     assert not re.search(rb"\d{6}(6789|3445)", page)
 
 
+@pytest.mark.slow(reason="the demo in a process of its own")
 def test_a_final_state_stays(demo: Demo) -> None:
     for name in ("ACCEPTED", "EXPIRED", "PENDING"):
         body = json.dumps(callback(detail(status={"name": name}))).encode()
@@ -91,6 +93,7 @@ def test_a_final_state_stays(demo: Demo) -> None:
     assert reports == [("ACCEPTED",), ("EXPIRED",), ("PENDING",)]
 
 
+@pytest.mark.slow(reason="the demo in a process of its own")
 def test_it_tries_again_until_a_message_is_dead_and_then_when_asked(demo: Demo) -> None:
     demo.request("POST", "/outage", b"down=", content_type="application/x-www-form-urlencoded")
     demo.post(json.dumps(callback(detail())).encode())
@@ -103,6 +106,7 @@ def test_it_tries_again_until_a_message_is_dead_and_then_when_asked(demo: Demo) 
     wait_until(lambda: demo.query(states) == [("done", 1)])
 
 
+@pytest.mark.slow(reason="the demo in a process of its own")
 def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     process = demo.start()
@@ -117,6 +121,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         process.kill()
 
 
+@pytest.mark.slow(reason="the demo in a process of its own")
 def test_it_survives_a_restart(tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     for _ in range(2):

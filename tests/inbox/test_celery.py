@@ -28,6 +28,8 @@ from servers import free_port
 from servers import redis
 from servers import wait_for
 
+pytestmark = pytest.mark.celery
+
 
 @contextmanager
 def worker(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:

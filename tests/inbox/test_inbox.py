@@ -259,6 +259,7 @@ def test_the_same_callback_from_16_threads(make_inbox_app: MakeApp, eager: bool)
     assert heard.names.count("report_received") == 1
 
 
+@pytest.mark.slow(reason="thousands of messages, from many threads")
 def test_overlapping_callbacks_do_not_wait_for_each_other_for_ever(
     make_inbox_app: MakeApp,
 ) -> None:
@@ -275,6 +276,7 @@ def test_overlapping_callbacks_do_not_wait_for_each_other_for_ever(
     assert rows(app) == 3000
 
 
+@pytest.mark.slow(reason="hundreds of messages, from many threads")
 def test_workers_share_the_work(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(eager=False, timeout=30)
     heard = Heard(app)
@@ -406,6 +408,7 @@ class TestFailures:
         assert len(calls) == 8
 
     @pytest.mark.parametrize("eager", [True, False])
+    @pytest.mark.slow(reason="waits for leases to end")
     def test_a_message_that_takes_its_workers_with_it(
         self, make_inbox_app: MakeApp, eager: bool
     ) -> None:
@@ -812,6 +815,7 @@ import {module}
         ("celery", "flask_ants_dr.inbox.celery", "celery"),
     ],
 )
+@pytest.mark.slow(reason="a process each, which imports it anew")
 def test_without_the_extra(missing: str, module: str, extra: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(missing=missing, module=module)],

@@ -210,6 +210,7 @@ def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
     assert len(heard.messages) == 200
 
 
+@pytest.mark.slow(reason="thousands of entries, from four threads")
 def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(timeout=30)
     bad = [{"id": number} for number in range(3000)]
@@ -224,6 +225,7 @@ def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
     assert len(entries(app)) == 3000
 
 
+@pytest.mark.slow(reason="70,000 entries")
 def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     inbox = bound_inbox(app)

@@ -13,7 +13,7 @@ from kit import Ants
 from kit import callback
 from kit import detail
 
-pytestmark = pytest.mark.usefixtures("own_subscribers")
+pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
 
 both = pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 

@@ -175,7 +175,7 @@ status = ants.post(body, sys.argv[1]).status_code
 print(status, (peak() - before) / len(body))
 """
 
-MEGABYTES = 3_000_000
+MEGABYTES = 1_500_000
 DENSE = {
     "arrays": ('{"details":[],"x":[[]', ",[]", "]}", JSON),
     "objects": ('{"details":[],"x":[{}', ",{}", "]}", JSON),
@@ -193,6 +193,7 @@ DENSE = {
 }
 
 
+@pytest.mark.slow(reason="megabytes for a process each, whose peak memory is its own")
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("name", DENSE)
 def test_memory(name: str) -> None:
