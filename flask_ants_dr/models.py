@@ -91,7 +91,10 @@ class MessageReport:
     callback_data: str | None = None
     """What the sender asked to get back."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
+    """Members that no schema knows, and those that could not be read, as JSON has them (numbers as
+    ``int`` or ``float``)."""
+    problems: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    """Why a member could not be read, by its name on the wire. No values are in it."""
 
     def __repr__(self) -> str:
         to = self.to and f"***{self.to[-4:]}"
