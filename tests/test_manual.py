@@ -474,7 +474,9 @@ def test_quickstart(name: str, tmp_path: Path) -> None:
                             seen["delivered"] + 100
                         )
                     elif line.endswith("quarantine list"):
-                        assert output.count("source=ants_dr") == 4  # of six, two and two are the same
+                        assert (
+                            output.count("source=ants_dr") == 4
+                        )  # of six, two and two are the same
                 else:
                     assert re.match(r"python3 -m venv|\. |pip install ", line), line
         assert outputs == 1
