@@ -1,11 +1,9 @@
-"""The door: a blueprint that takes a callback through its five steps."""
+"""The door: the route of a callback, who may call, what may come, and what is answered."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import cast
@@ -23,18 +21,19 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from .auth import BasicAuth
 from .auth import is_known
-from .compiled import CompiledSchema
 from .config import read_settings
-from .decoding import parse
+from .decoding import is_named
 from .dispatch import dispatch_rejection
-from .dispatch import dispatch_report
 from .errors import CallbackError
 from .errors import ContentTooLarge
+from .errors import LengthRequired
 from .errors import MalformedBody
 from .errors import Unauthorized
-from .models import DeliveryReport
+from .errors import UnsupportedMediaType
 from .models import Envelope
-from .models import InvalidDetail
+from .receive import Received
+from .receive import fast_schema
+from .receive import receive
 from .registration import NOTIFY_URL_CHARACTERS
 from .registration import Registration
 from .registration import registrations
@@ -136,17 +135,14 @@ class DeliveryReportBlueprint(Blueprint):
         )
         schema = self._schema(timezone=settings.timezone)
         name = f"{setup.name_prefix}.{setup.name}".lstrip(".")
-        compiled = CompiledSchema(schema, max_messages=settings.max_messages)
-        read = partial(_read, compiled)
         key = f"{self.config_prefix}_INBOX_URL"
-        inbox = self._inbox.bind(app, name, key, read) if self._inbox else None
         registrations(app)[name] = Registration(
             name=name,
             config_prefix=self.config_prefix,
             settings=settings,
             schema=schema,
-            read=read,
-            inbox=inbox,
+            fast=fast_schema(schema, max_messages=settings.max_messages),
+            inbox=self._inbox.bind(app, name, key) if self._inbox else None,
         )
 
     def _callback(self, **url_variables: Any) -> Response:
@@ -164,27 +160,16 @@ class DeliveryReportBlueprint(Blueprint):
         app, callback = _app(), _request()
         source = cast(str, callback.blueprint)
         registration = registrations(app)[source]
+        _refuse_forms(callback)
         envelope = Envelope(
             source=source,
             content_type=callback.headers.get("Content-Type", ""),
+            content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=callback.args.to_dict() if callback.query_string else {},
             body=_read_body(callback, registration.settings.max_content_length),
         )
-        try:
-            report, invalid = registration.read(envelope)
-        except Exception as error:  # a host's schema can raise anything
-            if registration.inbox and envelope.body:
-                registration.inbox.quarantine(envelope, error)
-            raise
-        if invalid:
-            total = len(report.messages) + len(invalid)
-            _logger.warning("%s: %d of %d messages refused", source, len(invalid), total)
-        if registration.inbox:
-            registration.inbox.accept(envelope, report, invalid)
-        else:
-            dispatch_report(app, report, invalid)
-        return _answer(app, len(report.messages), invalid)
+        return _answer(app, receive(app, registration, envelope))
 
     def _verify_password(self, username: str, password: str) -> bool:
         settings = registrations(_app())[_source()].settings
@@ -196,15 +181,6 @@ class DeliveryReportBlueprint(Blueprint):
             " application is configured with.",
             headers={"WWW-Authenticate": self.auth.authenticate_header()},
         )
-
-
-def _read(
-    compiled: CompiledSchema, envelope: Envelope
-) -> tuple[DeliveryReport, list[InvalidDetail]]:
-    """Decode and validate."""
-    report, invalid = compiled.validate(parse(envelope.body, envelope.content_type))
-    report = replace(report, source=envelope.source, url_params=envelope.url_params)
-    return report, invalid
 
 
 def _app() -> Flask:
@@ -220,7 +196,27 @@ def _source() -> str:
     return cast(str, _request().blueprint)
 
 
+def _refuse_forms(callback: Request) -> None:
+    """Refuse what a browser may have been tricked into sending.
+
+    Any page can have a browser post a form, also with the credentials that it remembers, but not
+    with a content type of JSON or XML unless it is asked first.
+    """
+    if "Origin" in callback.headers and not is_named(callback.headers.get("Content-Type")):
+        raise UnsupportedMediaType(
+            "A request with an Origin header must have the content type application/json or"
+            " application/xml."
+        )
+
+
 def _read_body(callback: Request, limit: int) -> bytes:
+    is_chunked = "chunked" in callback.headers.get("Transfer-Encoding", "").lower()
+    if is_chunked and not callback.environ.get("wsgi.input_terminated"):
+        raise LengthRequired(
+            "The body is chunked, and this server does not say where it ends: send a"
+            " Content-Length, or have the proxy or the server in front of the application buffer"
+            " requests."
+        )
     # One more, because Werkzeug cuts off a chunked body at its limit without an error.
     callback.max_content_length = limit + 1
     try:
@@ -229,14 +225,21 @@ def _read_body(callback: Request, limit: int) -> bytes:
         body = None
     except ClientDisconnected:
         raise MalformedBody("The body ended before its Content-Length.") from None
+    except Exception as error:  # servers have errors of their own, such as for a bad chunk size
+        raise MalformedBody(
+            f"The server could not read the body ({type(error).__name__})."
+        ) from None
     if body is None or len(body) > limit:
         raise ContentTooLarge(f"The body is larger than {limit:,} bytes.")
+    if not body:
+        raise MalformedBody("The request has no body.")
     return body
 
 
-def _answer(app: Flask, accepted: int, invalid: list[InvalidDetail]) -> Response:
+def _answer(app: Flask, received: Received) -> Response:
     # Written out, because the encoder takes 3 % of a callback of one message.
-    members = f'"accepted": {accepted}, "rejected": {len(invalid)}'
+    invalid = received.invalid
+    members = f'"accepted": {len(received.report.messages)}, "rejected": {len(invalid)}'
     if invalid:
         errors = {detail.index: detail.errors for detail in invalid[:MAX_ERRORS]}
         members += f', "errors": {_to_json(errors)}'

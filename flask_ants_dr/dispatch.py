@@ -6,10 +6,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
 from inspect import isawaitable
+from types import TracebackType
 from typing import Any
+from typing import Self
+from weakref import ReferenceType
 
 from blinker import NamedSignal
 from flask import Flask
+from flask.ctx import AppContext
 
 from .errors import CallbackError
 from .models import DeliveryReport
@@ -32,6 +36,8 @@ _SIGNAL_OF_STATE = {
     DeliveryState.EXPIRED: message_failed,
     DeliveryState.REJECTED: message_failed,
 }
+# What ends a process or a coroutine, and is nothing that a subscriber failed on.
+_NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 
 
 def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
@@ -43,35 +49,26 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     :raises ExceptionGroup: what subscribers raised, after all of them have run. Each error has a
         note that names the subscriber, the signal and the message.
     """
-    failures = dispatch_envelope(app, report, invalid)
-    # Who listens is asked once, so that a signal without subscribers costs nothing for a message.
-    of_all = _listeners(app, message_reported)
-    of_state = {signal: _listeners(app, signal) for signal in (message_delivered, message_failed)}
-    states_matter = any(of_state.values())
-    for message in report.messages if of_all or states_matter else ():
-        arguments = {"message": message, "report": report}
-        _call(app, message_reported, of_all, arguments, failures)
-        if states_matter and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
-            _call(app, signal, of_state[signal], arguments, failures)
-    _raise_together(failures)
+    with _Turns(app) as turns:
+        _send_envelope(turns, report, invalid)
+        _send_messages(turns, report.messages, report)
+    _raise_together(turns.failures)
 
 
 def dispatch_envelope(
     app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]
 ) -> list[Exception]:
     """Send the signals of a callback but for its valid messages; return what subscribers raised."""
-    failures = _send(app, report_received, report=report)
-    for detail in invalid:
-        failures += _send(app, message_invalid, errors=detail.errors, report=report, detail=detail)
-    return failures
+    with _Turns(app) as turns:
+        _send_envelope(turns, report, invalid)
+    return turns.failures
 
 
 def dispatch_message(app: Flask, message: MessageReport, report: DeliveryReport) -> list[Exception]:
     """Send the signals of one message and return what subscribers raised."""
-    failures = _send(app, message_reported, message=message, report=report)
-    if signal := _SIGNAL_OF_STATE.get(message.status.state):
-        failures += _send(app, signal, message=message, report=report)
-    return failures
+    with _Turns(app) as turns:
+        _send_messages(turns, [message], report)
+    return turns.failures
 
 
 def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
@@ -82,19 +79,113 @@ def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
     :param source: the blueprint's name.
     :raises ExceptionGroup: what subscribers raised, after all of them have run.
     """
-    _raise_together(_send(app, callback_rejected, error=error, source=source))
+    with _Turns(app) as turns:
+        turns.send(callback_rejected, error=error, source=source)
+    _raise_together(turns.failures)
 
 
-def _send(app: Flask, signal: NamedSignal, **arguments: Any) -> list[Exception]:
-    failures: list[Exception] = []
-    _call(app, signal, _listeners(app, signal), arguments, failures)
-    return failures
+class _Turns:
+    """Gives subscribers their turns, and keeps what they raise.
+
+    After a failure the next one has an application context of its own, because what the failed one
+    left behind, a database session in need of a rollback, is bound to the context.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.failures: list[Exception] = []
+        self._own_context: AppContext | None = None
+        self._listeners: dict[NamedSignal, list[_Listener]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave_own_context()
+
+    def listeners(self, signal: NamedSignal) -> list[_Listener]:
+        """Who listens: asked once, so that a signal without subscribers costs nothing."""
+        if signal not in self._listeners:
+            self._listeners[signal] = _listeners(self.app, signal)
+        return self._listeners[signal]
+
+    def send(self, signal: NamedSignal, **arguments: Any) -> None:
+        """Call the subscribers of a signal, each whatever the others raise."""
+        # Not signal.send(), which lets the first subscriber that raises stop the others.
+        for subscriber, call in self.listeners(signal):
+            try:
+                result = (call or self.app.ensure_sync(subscriber))(self.app, **arguments)
+                if result is not None and isawaitable(result):
+                    raise TypeError(
+                        "it returned an awaitable: subscribe an async def function itself"
+                    )
+            except _NO_FAILURES:
+                raise
+            except BaseException as error:
+                self._fail(error, subscriber, signal, arguments.get("message"))
+
+    def _fail(
+        self,
+        error: BaseException,
+        subscriber: Callable[..., Any],
+        signal: NamedSignal,
+        message: MessageReport | None,
+    ) -> None:
+        if not isinstance(error, Exception):  # gevent.Timeout, asyncio.CancelledError, SystemExit
+            cause, error = error, RuntimeError(f"it raised {type(error).__name__}")
+            error.__cause__ = cause
+        name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
+        about = f" of message {message.message_id[:200]!a}" if message else ""
+        with suppress(Exception):  # an exception can be frozen
+            error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
+        self.failures.append(error)
+        self._leave_own_context()
+        self._own_context = self.app.app_context()
+        self._own_context.push()
+
+    def _leave_own_context(self) -> None:
+        context, self._own_context = self._own_context, None
+        if context is not None:
+            try:
+                context.pop()
+            except Exception as error:  # of the host's teardown functions
+                self.failures.append(error)
+
+
+def _send_envelope(turns: _Turns, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
+    turns.send(report_received, report=report)
+    for detail in invalid:
+        turns.send(message_invalid, errors=detail.errors, report=report, detail=detail)
+
+
+def _send_messages(
+    turns: _Turns, messages: Iterable[MessageReport], report: DeliveryReport
+) -> None:
+    of_all = turns.listeners(message_reported)
+    of_states = turns.listeners(message_delivered) or turns.listeners(message_failed)
+    for message in messages if of_all or of_states else ():
+        if of_all:
+            turns.send(message_reported, message=message, report=report)
+        if of_states and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
+            turns.send(signal, message=message, report=report)
 
 
 def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
     if signal.is_muted or not signal.receivers:
         return []
-    return [(subscriber, _sync(app, subscriber)) for subscriber in signal.receivers_for(app)]
+    subscribers = list(signal.receivers_for(app))
+    if len(subscribers) > 1:
+        # blinker keeps them in the order in which they were connected, but hands out a set.
+        connected = [
+            one() if isinstance(one, ReferenceType) else one for one in signal.receivers.values()
+        ]
+        subscribers.sort(key=connected.index)
+    return [(subscriber, _sync(app, subscriber)) for subscriber in subscribers]
 
 
 def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -102,29 +193,6 @@ def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | No
         return app.ensure_sync(subscriber)
     except Exception:  # it will raise again when it is the subscriber's turn
         return None
-
-
-def _call(
-    app: Flask,
-    signal: NamedSignal,
-    listeners: list[_Listener],
-    arguments: dict[str, Any],
-    failures: list[Exception],
-) -> None:
-    """Call subscribers and add what they raise to the failures."""
-    # Not signal.send(), which lets the first subscriber that raises stop the others.
-    for subscriber, call in listeners:
-        try:
-            result = (call or app.ensure_sync(subscriber))(app, **arguments)
-            if result is not None and isawaitable(result):
-                raise TypeError("it returned an awaitable: subscribe an async def function itself")
-        except Exception as error:
-            name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
-            message = arguments.get("message")
-            about = f" of message {message.message_id[:200]!r}" if message else ""
-            with suppress(Exception):  # an exception can be frozen
-                error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
-            failures.append(error)
 
 
 def _raise_together(failures: list[Exception]) -> None:

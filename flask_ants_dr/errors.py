@@ -50,6 +50,13 @@ class Unauthorized(CallbackError):
     title = "Unauthorized"
 
 
+class LengthRequired(CallbackError):
+    """The body is chunked, and the server does not say where it ends."""
+
+    status = 411
+    title = "Length Required"
+
+
 class ContentTooLarge(CallbackError):
     """The body has more bytes, or more details, than the configuration allows."""
 
@@ -58,7 +65,7 @@ class ContentTooLarge(CallbackError):
 
 
 class UnsupportedMediaType(CallbackError):
-    """The content type is missing, or neither JSON nor XML."""
+    """The body is compressed, or neither JSON nor XML."""
 
     status = 415
     title = "Unsupported Media Type"
@@ -76,3 +83,14 @@ class InboxUnavailable(CallbackError):
 
     status = 503
     title = "Service Unavailable"
+
+
+#: What a callback can be answered with, besides 200, whether there is an inbox or not.
+REFUSALS: tuple[type[CallbackError], ...] = (
+    MalformedBody,
+    Unauthorized,
+    LengthRequired,
+    ContentTooLarge,
+    UnsupportedMediaType,
+    InvalidReport,
+)

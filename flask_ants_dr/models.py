@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
+from unicodedata import category
 
 
 class DeliveryState(StrEnum):
@@ -40,6 +41,13 @@ class DeliveryState(StrEnum):
 _STATES = dict(DeliveryState.__members__)
 _NOT_FINAL = {DeliveryState.ACCEPTED, DeliveryState.PENDING, DeliveryState.UNKNOWN}
 
+_LONGEST_NAME = 200
+
+
+def _visible(name: str) -> str:
+    """A name without what nobody sees in it: format and control characters, and U+FFFD."""
+    return "".join(one for one in name if category(one) not in {"Cf", "Cc"} and one != "\ufffd")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -56,12 +64,19 @@ class Status:
     description: str | None = None
     """ANTS's words for it."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
+    or ``float``)."""
+    problems: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    """Why a member could not be read, by its name on the wire; no values."""
 
     @property
     def state(self) -> DeliveryState:
-        """The name as a :class:`DeliveryState`, whatever its case."""
-        return _STATES.get(self.name.strip().upper(), DeliveryState.UNKNOWN)
+        """The name as a :class:`DeliveryState`, whatever its case and what nobody sees in it."""
+        state = _STATES.get(self.name)
+        if state is None:
+            name = _visible(self.name[:_LONGEST_NAME]).strip().upper()
+            state = _STATES.get(name, DeliveryState.UNKNOWN)
+        return state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +106,11 @@ class MessageReport:
     callback_data: str | None = None
     """What the sender asked to get back."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, and those that could not be read, as JSON has them (numbers as
-    ``int`` or ``float``)."""
-    problems: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
-    """Why a member could not be read, by its name on the wire. No values are in it."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
+    or ``float``)."""
+    problems: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Why a member could not be read, by its name on the wire, e.g. ``doneDate``; no values. The
+    member itself is ``None``, and ``extra`` has what came. (Those of ``status`` are in its own.)"""
 
     def __repr__(self) -> str:
         to = self.to and f"***{self.to[-4:]}"
@@ -129,7 +145,10 @@ class DeliveryReport:
     url_params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The query string and the URL variables of the callback."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, as JSON has them (numbers as ``int`` or ``float``)."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
+    or ``float``)."""
+    problems: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Why a member of the report itself could not be read, by its name on the wire; no values."""
 
     def __repr__(self) -> str:
         bulk_id = self.bulk_id and self.bulk_id[:200]
@@ -142,6 +161,8 @@ class Envelope:
 
     source: str
     content_type: str
+    content_encoding: str = ""
+    """What it is compressed with."""
     url_variables: Mapping[str, str] = field(hash=False, repr=False)
     """The variables of the URL rule."""
     query: Mapping[str, str] = field(hash=False, repr=False)

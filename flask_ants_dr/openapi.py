@@ -10,6 +10,10 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 from marshmallow import fields
 
+from .errors import REFUSALS
+from .errors import CallbackError
+from .errors import InboxUnavailable
+from .errors import Unauthorized
 from .registration import Registration
 from .registration import registrations
 from .schemas import Credit
@@ -42,13 +46,6 @@ _PROBLEM = {
         "errors": {"type": "object", "description": "What is wrong where: the first 100 messages."},
     },
     "required": ["title", "status", "detail"],
-}
-_PROBLEMS = {
-    400: "The body is not JSON or XML, cannot be read, or is nested too deep.",
-    401: "The credentials are missing or wrong.",
-    413: "The body is too large, or has too many messages.",
-    415: "The content type is neither JSON nor XML.",
-    422: "No message of the callback is valid.",
 }
 
 
@@ -107,21 +104,18 @@ def _add_callback(
         },
         "responses": {
             "200": _answer("At least one message was taken.", "application/json", "Accepted"),
-            **{
-                str(status): _answer(text, "application/problem+json", "Problem")
-                for status, text in _PROBLEMS.items()
-            },
+            **{str(refusal.status): _problem(refusal) for refusal in REFUSALS},
         },
     }
-    operation["responses"]["401"]["headers"] = {
+    operation["responses"][str(Unauthorized.status)]["headers"] = {
         "WWW-Authenticate": {"schema": {"type": "string"}, "description": "HTTP Basic"}
     }
     if registration.inbox:
-        unavailable = _answer("The inbox cannot be written.", "application/problem+json", "Problem")
+        unavailable = _problem(InboxUnavailable)
         unavailable["headers"] = {
             "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}
         }
-        operation["responses"]["503"] = unavailable
+        operation["responses"][str(InboxUnavailable.status)] = unavailable
     if registration.settings.auth_required:
         operation["security"] = [{_SECURITY: []}]
     parameters = [
@@ -136,6 +130,10 @@ def _answer(text: str, media_type: str, schema: str) -> dict[str, Any]:
     return {"description": text, "content": {media_type: {"schema": schema}}}
 
 
+def _problem(kind: type[CallbackError]) -> dict[str, Any]:
+    return _answer(kind.__doc__ or kind.title, "application/problem+json", "Problem")
+
+
 def _wire_type(
     converter: Any, field: fields.Field[Any], ret: dict[str, Any], **kwargs: Any
 ) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def _wire_type(
     if isinstance(field, Credit):
         return {
             "type": ["number", "string", *nullable],
-            "description": "At most 15 digits before the point and 15 after it.",
+            "description": "At most 29 digits before the point and 28 after it.",
             "examples": [1.0],
         }
     if isinstance(field, Date):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from typing import Any
+from typing import Protocol
 
 from flask import Flask
 
@@ -15,10 +17,29 @@ from .models import InvalidDetail
 from .schemas import ReportSchema
 
 if TYPE_CHECKING:
-    from .inbox.inbox import BoundInbox
+    from .fast import FastSchema
 
 #: ANTS takes no longer notifyUrl (its documentation of the Send request).
 NOTIFY_URL_CHARACTERS = 150
+
+
+class DurableInbox(Protocol):
+    """What a blueprint needs of its inbox, which belongs to an extra."""
+
+    def accept(
+        self,
+        envelope: Envelope,
+        report: DeliveryReport,
+        invalid: Sequence[InvalidDetail],
+        callback_id: int | None = None,
+    ) -> int:
+        """Commit a callback and have it dispatched; return how many messages of it are new."""
+
+    def quarantine(self, envelope: Envelope, error: Exception) -> None:
+        """Keep a callback that could not be read."""
+
+    def status(self) -> dict[str, Any]:
+        """How many messages are in each state, and how it stands with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +51,9 @@ class Registration:
     config_prefix: str
     settings: Settings
     schema: ReportSchema
-    read: Callable[[Envelope], tuple[DeliveryReport, list[InvalidDetail]]]
-    """Decodes and validates a callback."""
-    inbox: BoundInbox | None
+    fast: FastSchema | None
+    """What reads by the schema faster than it does (extra ``fast``)."""
+    inbox: DurableInbox | None
 
 
 def registrations(app: Flask) -> dict[str, Registration]:

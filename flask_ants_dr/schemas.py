@@ -14,14 +14,13 @@ A host extends the format by subclassing::
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sized
 from contextvars import ContextVar
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields as dataclass_fields
 from datetime import UTC
-from datetime import date
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
@@ -30,6 +29,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 from typing import ClassVar
+from typing import TypeVar
 
 from marshmallow import EXCLUDE
 from marshmallow import Schema
@@ -38,8 +38,10 @@ from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import post_dump
 from marshmallow import post_load
+from marshmallow import pre_load
 from marshmallow.validate import Length
 
+from .decoding.text import storable
 from .errors import ContentTooLarge
 from .errors import InvalidReport
 from .models import DeliveryReport
@@ -47,52 +49,102 @@ from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
 
+_T = TypeVar("_T")
+
 #: How many bad details of a callback an answer names.
 MAX_ERRORS = 100
 
 #: Asia/Bangkok, where ANTS is. Thailand has no daylight saving time.
 BANGKOK = timezone(timedelta(hours=7))
 
-UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# An integer has at most as many digits. (A messageId of ANTS has at most 200 characters.)
+_LARGEST_INTEGER = 10**1000
+
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([Ee][+-]?\d{1,3})?", re.ASCII)
-_CREDIT_PLACES = 15
+# What .NET's decimal can hold.
+_CREDIT_DIGITS, _CREDIT_PLACES = 29, 28
 _DATE = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d(:\d\d)?)?", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?"
+    r"([Zz]|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
 )
-_NO_DATE = date.min
+# What Microsoft's serializers of JSON wrote before ISO 8601: milliseconds since 1970.
+_MILLISECONDS = re.compile(r"/Date\((-?\d{1,15})([+-]\d{4})?\)/", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: Years from here on are of the Buddhist calendar, which .NET writes under th-TH.
+FIRST_BUDDHIST_YEAR = 2400
+_BUDDHIST_YEARS = 543
+_YEARS_OF_NO_DATE = {1, 1 + _BUDDHIST_YEARS}
+
 NOT_EMPTY = Length(min=1, error="Must not be empty.")
 
 
-class String(fields.Field[str]):
-    """A string that a database can store. An integer stands for its digits.
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What a tolerant field makes of a value that it cannot read."""
 
-    A NUL or a lone surrogate is an error, and so are a boolean and a float.
+    name: str
+    """The member's name on the wire."""
+    reason: str
+    value: Any = field(repr=False)
+    """What came."""
+
+
+class _Member(fields.Field[_T]):
+    """A member that may cost its message nothing.
+
+    :param tolerant: whether a value that cannot be read becomes ``None``, with the reason in the
+        model's ``problems`` and the value in its ``extra``. Otherwise the message is invalid.
+    :param kwargs: what :class:`marshmallow.fields.Field` takes.
+    """
+
+    def __init__(self, *, tolerant: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tolerant = tolerant
+
+    def deserialize(
+        self,
+        value: Any,
+        attr: str | None = None,
+        data: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        try:
+            return super().deserialize(value, attr, data, **kwargs)
+        except ValidationError as error:
+            if not self.tolerant:
+                raise
+            return Unreadable(attr or self.name, " ".join(map(str, error.messages)), value)
+
+
+class String(_Member[str]):
+    """A string. An integer stands for its digits; a boolean and a float are errors.
+
+    A NUL and a lone surrogate, which no database can store, become U+FFFD.
     """
 
     default_error_messages = {
         "invalid": "Not a string: send a string, or an integer for its digits.",
-        "unstorable": "Has a NUL or a lone surrogate, which no database can store.",
     }
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
-        if type(value) is int:
+        if type(value) is int and -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
             return str(value)
         if not isinstance(value, str):
             raise self.make_error("invalid")
-        if UNSTORABLE.search(value):
-            raise self.make_error("unstorable")
-        return value
+        return storable(value)
 
 
-class Credit(fields.Field[Decimal | None]):
+class Credit(_Member[Decimal | None]):
     """An exact decimal, from a number or a string; an empty string is ``None``.
 
-    It has at most 15 digits before the point and 15 after it.
+    It has at most 29 digits before the point and 28 after it, like .NET's ``decimal``.
     """
 
     default_error_messages = {
         "invalid": "Not a decimal number such as 1.00.",
-        "size": "Not of sane size: at most 15 digits before and 15 after the point.",
+        "size": "Not of sane size: at most 29 digits before and 28 after the point.",
     }
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Decimal | None:
@@ -108,7 +160,7 @@ class Credit(fields.Field[Decimal | None]):
         if not credit.is_finite():
             raise self.make_error("invalid")
         exponent = credit.as_tuple().exponent
-        if credit.adjusted() >= _CREDIT_PLACES or int(exponent) < -_CREDIT_PLACES:
+        if credit.adjusted() >= _CREDIT_DIGITS or int(exponent) < -_CREDIT_PLACES:
             raise self.make_error("size")
         return credit
 
@@ -116,12 +168,15 @@ class Credit(fields.Field[Decimal | None]):
         return None if value is None else str(value)
 
 
-class Date(fields.Field[datetime | None]):
+class Date(_Member[datetime | None]):
     """An aware :class:`~datetime.datetime` with a fixed offset.
 
     Taken is ISO 8601 with 0 to 9 fraction digits (.NET writes up to 7; microseconds are kept),
     with an offset or ``Z``, or without either: such a date is from the schema's ``timezone``.
-    Empty strings and .NET's missing date, ``0001-01-01T00:00:00``, are ``None``.
+    ``24:00`` is the next day's midnight, second 60 the next minute's first, and a year from 2400
+    on one of the Buddhist calendar, 543 years ahead. Taken is also ``/Date(1558942780273)/``, the
+    milliseconds since 1970 that Microsoft's serializers write. Empty strings and .NET's missing
+    date, ``0001-01-01T00:00:00`` (year 544 under th-TH), are ``None``.
     """
 
     default_error_messages = {
@@ -134,19 +189,24 @@ class Date(fields.Field[datetime | None]):
         value = value.strip()
         if not value:
             return None
-        if not _DATE.fullmatch(value):
-            raise self.make_error("invalid")
+        zone = getattr(self.root, "timezone", BANGKOK)
         try:
-            moment = datetime.fromisoformat(value)
-            if moment.date() == _NO_DATE:
+            if written := _DATE.fullmatch(value):
+                moment = _read_date(written, zone)
+            elif counted := _MILLISECONDS.fullmatch(value):
+                moment = _EPOCH + timedelta(milliseconds=int(counted[1]))
+                moment = moment.astimezone(_offset(counted[2]) or zone)
+            else:
+                raise self.make_error("invalid")
+            if (moment.year, moment.month, moment.day) == (1, 1, 1):
                 return None
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=getattr(self.root, "timezone", BANGKOK))
             # A fixed offset, because dates of a zone with daylight saving time do not survive
             # being written down: in the hour that comes twice they equal no other date.
             offset = moment.utcoffset() or timedelta()
             moment = moment.replace(tzinfo=timezone(offset))
             moment.astimezone(UTC)  # which not all dates of the years 1 and 9999 can be
+            if moment.year >= FIRST_BUDDHIST_YEAR:  # it would be another date when it is read again
+                raise self.make_error("invalid")
         except (ValueError, OverflowError):
             raise self.make_error("invalid") from None
         return moment
@@ -155,12 +215,31 @@ class Date(fields.Field[datetime | None]):
         return None if value is None else value.isoformat()
 
 
-#: Makes a model of one valid object, or returns ``None`` where the object is for marshmallow to load.
-Load = Callable[[Any], Any]
+def _read_date(written: re.Match[str], zone: tzinfo) -> datetime:
+    """:raises ValueError: there is no such date or time."""
+    year, month, day, hour, minute = map(int, written.group(1, 2, 3, 4, 5))
+    second, fraction = int(written[6] or 0), (written[7] or "")[:6].ljust(6, "0")
+    if year >= FIRST_BUDDHIST_YEAR or (year, month, day) == (1 + _BUDDHIST_YEARS, 1, 1):
+        year -= _BUDDHIST_YEARS
+    is_midnight = hour == 24 and minute == second == int(fraction) == 0
+    if not (hour < 24 or is_midnight) or minute > 59 or second > 60:
+        raise ValueError
+    time = timedelta(hours=hour, minutes=minute, seconds=second, microseconds=int(fraction))
+    return datetime(year, month, day, tzinfo=_offset(written[8]) or zone) + time
 
 
-def _leave(value: Any) -> None:
-    """The :data:`Load` that leaves everything to marshmallow."""
+def _offset(written: str | None) -> timezone | None:
+    """The time zone of an offset, or ``None`` where there is none."""
+    if written is None:
+        return None
+    if written in "Zz":
+        return UTC
+    digits = written[1:].replace(":", "").ljust(6, "0")
+    hours, minutes, seconds = int(digits[:2]), int(digits[2:4]), int(digits[4:])
+    if minutes > 59 or seconds > 59:
+        raise ValueError
+    offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    return timezone(-offset if written[0] == "-" else offset)
 
 
 @dataclass(slots=True)
@@ -168,8 +247,6 @@ class _Isolation:
     """Lets :class:`Details` take the valid ones where others are not."""
 
     max_messages: int
-    loads: Mapping[int, Load]
-    look: Callable[[], None]
     invalid: list[InvalidDetail] = field(default_factory=list)
 
 
@@ -220,32 +297,45 @@ class Details(_Nested):
         if not isinstance(value, list | tuple):
             raise self.make_error("type")
         isolation = _isolation.get()
-        if isolation and len(value) > isolation.max_messages:
-            raise ContentTooLarge(f"The callback has more than {isolation.max_messages:,} details.")
+        if isolation:
+            check_size(value, isolation.max_messages)
         schema = self.schema
-        load = isolation.loads.get(id(self), _leave) if isolation else _leave
         items: list[Any] = []
         invalid: list[InvalidDetail] = []
         for index, item in enumerate(value):
-            model = load(item)
-            if model is None:
-                if isolation:
-                    isolation.look()
-                try:
-                    model = schema.load(item, many=False)
-                except ValidationError as error:
-                    errors = error.messages_dict
-                    invalid.append(InvalidDetail(index=index, errors=errors, payload=item))
-                    if len(invalid) == MAX_ERRORS:
-                        # A sender of nothing but bad ones is not to have each of them tried twice.
-                        load = _leave
-                    continue
-            items.append(model)
+            try:
+                items.append(schema.load(item, many=False))
+            except ValidationError as error:
+                errors = error.messages_dict
+                invalid.append(InvalidDetail(index=index, errors=errors, payload=item))
         if invalid and not (isolation and items):
             raise ValidationError({one.index: one.errors for one in invalid[:MAX_ERRORS]})
         if isolation:
             isolation.invalid += invalid
         return tuple(items)
+
+
+def check_size(details: Sized, max_messages: int) -> None:
+    """:raises ContentTooLarge: there are more details than ``max_messages``."""
+    if len(details) > max_messages:
+        raise ContentTooLarge(f"The callback has more than {max_messages:,} details.")
+
+
+class _Loaded(dict[str, Any]):
+    """What the fields of a schema made of an object, with what they could not read kept apart.
+
+    So a host's validators see ``None`` there, as they do where a member is missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unreadable: list[Unreadable] = []
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if type(value) is Unreadable:
+            self.unreadable.append(value)
+            value = None
+        super().__setitem__(name, value)
 
 
 class _Options(SchemaOpts):
@@ -259,13 +349,14 @@ class WireSchema(Schema):
     """The base of the schemas: loads into :attr:`model` and keeps what no field knows.
 
     ``dump`` is the inverse of ``load``: what it gives can be written as JSON and loaded again into
-    an equal model. Members that no field knows, and fields that the model has no attribute for,
-    are in the model's ``extra``.
+    an equal model. Members that no field knows, values that a tolerant field cannot read, and fields
+    that the model has no attribute for, are in the model's ``extra``.
 
     :param timezone: where dates without an offset are from.
     """
 
     OPTIONS_CLASS = _Options
+    dict_class = _Loaded
 
     model: ClassVar[type[Any]]
     """The dataclass to make."""
@@ -274,33 +365,44 @@ class WireSchema(Schema):
         super().__init__(**kwargs)
         self.timezone = timezone
         self._wire_names = {field.data_key or name for name, field in self.load_fields.items()}
-        self._attributes = {field.attribute or name for name, field in self.dump_fields.items()}
-        self._model_names = {field.name for field in dataclass_fields(self.model)}
+        model_names = {field.name for field in dataclass_fields(self.model)}
+        self._has_problems = "problems" in model_names
+        self._model_names = model_names - {"extra", "problems"}
+        self._outside_model = {
+            field.attribute or name for name, field in self.dump_fields.items()
+        } - self._model_names
 
     @post_load(pass_original=True)
-    def _make(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> Any:
+    def _make(self, data: dict[str, Any], original: Any, **kwargs: Any) -> Any:
+        unreadable: list[Unreadable] = getattr(data, "unreadable", [])
         try:
-            extra = self.unknown_members(original)
+            # What a host's pre_load has made a report of need be no object.
+            extra = self.unknown_members(original) if isinstance(original, Mapping) else {}
+            extra |= {one.name: plain(one.value) for one in unreadable}
         except ValueError as error:
             raise ValidationError(str(error), "extra") from None
         extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
-        return self.model(**data, extra=extra)
+        members = {**data, "extra": extra}
+        if self._has_problems:
+            members["problems"] = {one.name: one.reason for one in unreadable}
+        return self.model(**members)
 
     def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
         """The members of an object that no field knows, as plain values.
 
         :param original: the object as it came.
-        :raises ValueError: one of them cannot be stored.
+        :raises ValueError: one of them is of a type that JSON does not have.
         """
         return {
-            _plain(name): _plain(value)
+            plain(name): plain(value)
             for name, value in original.items()
             if name not in self._wire_names
         }
 
     @post_dump(pass_original=True)
     def _add_extra(self, data: dict[str, Any], original: Any, **kwargs: Any) -> dict[str, Any]:
-        known = self._attributes | data.keys()
+        problems = getattr(original, "problems", {})
+        known = (self._outside_model | data.keys()) - problems.keys()
         rest = {name: value for name, value in original.extra.items() if name not in known}
         return data | rest
 
@@ -313,9 +415,14 @@ class StatusSchema(WireSchema):
 
     model = Status
 
-    code = String(load_default=None)
+    code = String(load_default=None, tolerant=True)
     name = String(required=True, validate=NOT_EMPTY)
-    description = String(load_default=None)
+    description = String(load_default=None, tolerant=True)
+
+    @pre_load
+    def _from_its_name(self, data: Any, **kwargs: Any) -> Any:
+        """The name alone tells what became of the message, too."""
+        return {"name": data} if isinstance(data, str) else data
 
 
 class MessageSchema(WireSchema):
@@ -324,14 +431,14 @@ class MessageSchema(WireSchema):
     model = MessageReport
 
     message_id = String(data_key="messageId", required=True, validate=NOT_EMPTY)
-    to = String(load_default=None)
-    sender = String(data_key="from", load_default=None)
-    text = String(load_default=None)
-    credit = Credit(load_default=None)
-    send_date = Date(data_key="sendDate", load_default=None)
-    done_date = Date(data_key="doneDate", load_default=None)
+    to = String(load_default=None, tolerant=True)
+    sender = String(data_key="from", load_default=None, tolerant=True)
+    text = String(load_default=None, tolerant=True)
+    credit = Credit(load_default=None, tolerant=True)
+    send_date = Date(data_key="sendDate", load_default=None, tolerant=True)
+    done_date = Date(data_key="doneDate", load_default=None, tolerant=True)
     status = One(StatusSchema, required=True)
-    callback_data = String(data_key="callbackData", load_default=None)
+    callback_data = String(data_key="callbackData", load_default=None, tolerant=True)
 
 
 class ReportSchema(WireSchema):
@@ -343,73 +450,64 @@ class ReportSchema(WireSchema):
 
     model = DeliveryReport
 
-    bulk_id = String(data_key="bulkId", load_default=None)
+    bulk_id = String(data_key="bulkId", load_default=None, tolerant=True)
     details = Details(MessageSchema, attribute="messages", required=True)
 
 
-def _plain(value: Any) -> Any:
-    """A value of a member that no schema knows, with numbers as JSON libraries have them.
+def plain(value: Any) -> Any:
+    """A value as JSON has it and a database can store it.
 
-    :raises ValueError: no database, or no JSON, can store it.
+    Numbers are ``int`` or ``float``, or a text where a ``float`` cannot hold them.
+
+    :raises ValueError: it is of a type that JSON does not have.
     """
     match value:
-        case None | bool() | int():
+        case None | bool():
             return value
+        case int():
+            return value if -_LARGEST_INTEGER < value < _LARGEST_INTEGER else "NaN"
         case str():
-            if UNSTORABLE.search(value):
-                raise ValueError("An unknown member has a NUL or a lone surrogate.")
-            return value
+            return storable(value)
         case float() | Decimal():
             number = float(value)
-            if not isfinite(number):
-                raise ValueError("An unknown member has a number that is not finite or too large.")
-            return number
+            return number if isfinite(number) else str(value)
         case Mapping():
-            return {_plain(name): _plain(item) for name, item in value.items()}
+            return {plain(name): plain(item) for name, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
     raise ValueError("An unknown member is of a type that JSON does not have.")
 
 
-def _nothing() -> None:
-    pass
-
-
 def validate(
-    schema: Schema,
-    payload: Any,
-    *,
-    max_messages: int,
-    load: Load | None = None,
-    loads: Mapping[int, Load] | None = None,
-    look: Callable[[], None] = _nothing,
+    schema: Schema, payload: Any, *, max_messages: int
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     """Load a payload, taking the valid messages of a callback that has invalid ones too.
 
     :param schema: a :class:`ReportSchema`.
     :param payload: what the body says, from :func:`~flask_ants_dr.decoding.decode`.
     :param max_messages: how many details a callback may have.
-    :param load: what loads a report faster than its schema, where it can.
-    :param loads: the same for the details of a field, by the field's ``id()``.
-    :param look: called before marshmallow loads anything.
     :return: the report of the valid messages, and the other details.
     :raises ContentTooLarge: there are more details.
     :raises InvalidReport: none of them is valid, or the envelope is not. Its ``errors`` name the
         first 100.
     """
-    isolation = _Isolation(max_messages, loads or {}, look)
+    isolation = _Isolation(max_messages)
     token = _isolation.set(isolation)
     try:
-        report = load(payload) if load else None
-        if report is None:
-            look()
-            report = schema.load(payload)
-        return report, isolation.invalid
+        return schema.load(payload), isolation.invalid
     except ValidationError as error:
         errors = error.messages_dict
     finally:
         _isolation.reset(token)
-    raise InvalidReport(
+    raise no_message_taken(errors)
+
+
+def no_message_taken(errors: Mapping[Any, Any]) -> InvalidReport:
+    """The error for a callback of which nothing is valid.
+
+    :param errors: marshmallow's messages by path.
+    """
+    return InvalidReport(
         "No message of the callback could be taken; errors says what is wrong where.",
         errors=errors,
     )

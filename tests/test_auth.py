@@ -8,16 +8,16 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from conftest import PASSWORD
-from conftest import USERNAME
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import callback_rejected
+from kit import PASSWORD
+from kit import USERNAME
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 BODY = callback(detail())
 

@@ -7,17 +7,17 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Blueprint
 from flask import Flask
 from flask import url_for
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import report_received
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 
 def test_reports_carry_their_source_and_url_parameters() -> None:

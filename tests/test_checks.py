@@ -13,11 +13,6 @@ from typing import Any
 import pytest
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from conftest import PASSWORD
-from conftest import USERNAME
-from conftest import Heard
-from conftest import bound_inbox
-from conftest import make_app
 from flask import Flask
 from openapi_spec_validator import validate
 from werkzeug.serving import make_server
@@ -37,6 +32,11 @@ from flask_ants_dr.schemas import Details
 from flask_ants_dr.schemas import String
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_report
+from kit import PASSWORD
+from kit import USERNAME
+from kit import Heard
+from kit import bound_inbox
+from kit import make_app
 
 GOOD: dict[str, Any] = {
     "SERVER_NAME": "sms.example.com",

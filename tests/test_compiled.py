@@ -19,11 +19,6 @@ from typing import cast
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from hypothesis import example
 from hypothesis import given
 from hypothesis import reject
@@ -63,6 +58,11 @@ from flask_ants_dr.schemas import One
 from flask_ants_dr.schemas import String
 from flask_ants_dr.schemas import WireSchema
 from flask_ants_dr.schemas import validate
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 MAX_MESSAGES = 4
 

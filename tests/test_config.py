@@ -6,17 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Flask
 
 from flask_ants_dr import DeliveryReportBlueprint
+from kit import TESTS
+from kit import Ants
+from kit import callback
+from kit import detail
+from kit import make_app
 
 NO_PAIR: dict[str, Any] = {"ANTS_DR_USERNAME": None, "ANTS_DR_PASSWORD": None}
 
@@ -67,7 +67,7 @@ def test_no_error_repeats_a_password() -> None:
 NO_DATABASE = """
 import sys
 sys.modules["tzdata"] = None
-from conftest import make_app
+from kit import make_app
 make_app()
 """
 
@@ -77,7 +77,7 @@ def test_no_time_zone_database() -> None:
     run = subprocess.run(
         [sys.executable, "-c", NO_DATABASE],
         check=False,
-        cwd=Path(__file__).parent,
+        cwd=TESTS,
         env=os.environ | {"PYTHONTZPATH": ""},
         capture_output=True,
         text=True,

@@ -7,11 +7,6 @@ from typing import Any
 from typing import cast
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Flask
 
 from flask_ants_dr import DeliveryReport
@@ -20,6 +15,11 @@ from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
 from flask_ants_dr import report_received
 from flask_ants_dr.dispatch import dispatch_report
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import callback
-from conftest import detail
 
 from flask_ants_dr.decoding import decode
 from flask_ants_dr.encoding import ENCODINGS
@@ -14,6 +12,8 @@ from flask_ants_dr.encoding import FORMATS
 from flask_ants_dr.encoding import Encoding
 from flask_ants_dr.encoding import Format
 from flask_ants_dr.encoding import encode
+from kit import callback
+from kit import detail
 
 PAYLOAD = callback(
     detail(text="ก <&> \n ข", credit="1.00", doneDate=None, x={"a": ["1", "2"]}),

@@ -14,11 +14,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import pre_load
@@ -34,6 +29,11 @@ from flask_ants_dr import Status
 from flask_ants_dr import StatusSchema
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.schemas import String
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 
 def through_json(schema: ReportSchema, report: DeliveryReport) -> Any:

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextlib import suppress
 from datetime import datetime
 from datetime import timedelta
@@ -22,12 +21,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import PASSWORD
-from conftest import USERNAME
-from conftest import Heard
-from conftest import make_app
 from flask import Flask
-from werkzeug.serving import make_server
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr.cli import cli
@@ -39,22 +33,13 @@ from flask_ants_dr.encoding import Format
 from flask_ants_dr.schemas import BANGKOK
 from flask_ants_dr.simulator import Plan
 from flask_ants_dr.simulator import callbacks
+from kit import PASSWORD
+from kit import USERNAME
+from kit import Heard
+from kit import make_app
+from servers import serving
 
 Run = Callable[..., Result]
-
-
-@contextmanager
-def serving(app: Flask) -> Iterator[str]:
-    """The application behind a real HTTP server."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}/sms/callback"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
@@ -214,12 +199,6 @@ def test_send_sample(url: str, run: Run, heard: Heard) -> None:
         "report.json: 200, 2 accepted, 0 rejected\nreport.xml: 200, 2 accepted, 0 rejected\n"
     )
     assert len(heard.messages) == 4
-
-
-def test_the_samples_are_those_of_the_specification(json_sample: bytes, xml_sample: bytes) -> None:
-    folder = Path(sys.modules["flask_ants_dr"].__file__ or "").parent / "samples"
-    assert (folder / "report.json").read_bytes() == json_sample
-    assert (folder / "report.xml").read_bytes() == xml_sample
 
 
 # Servers that are not as they should be.

@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from conftest import make_app
 from flask import Flask
 
 from flask_ants_dr import DeliveryReport
@@ -30,6 +29,7 @@ from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
 from flask_ants_dr.testing import record_signals
+from kit import make_app
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import MalformedBody
 from .limits import MAX_DEPTH
 from .limits import too_deep
+from .text import storable
 
 # Beyond it a number means nothing here, and turning it into an int takes more than linear time. (A
 # messageId of ANTS has at most 200 characters.)
@@ -33,7 +34,8 @@ def parse_json(text: str) -> Any:
     :return: dicts, lists, strings, integers, booleans, ``None``, and :class:`~decimal.Decimal` for
         every other number. Also for ``NaN`` and ``Infinity``, which .NET writes although JSON has
         none, so that they cost only the message that they stand in; integers of more than 1,000
-        digits and exponents beyond that are ``NaN``.
+        digits and exponents beyond that are ``NaN``. Control characters that stand in a string as
+        they are, which JSON forbids, are taken.
     :raises MalformedBody: it is not JSON, or nested too deep for Python to read it.
     """
     try:
@@ -66,10 +68,34 @@ class _Numbers(dict[str, Decimal]):
         return number
 
 
-_numbers = _Numbers()
+#: Reads a number that is not whole.
+decimal = _Numbers().__getitem__
 _decoder = json.JSONDecoder(
-    parse_int=_integer, parse_float=_numbers.__getitem__, parse_constant=Decimal
+    parse_int=_integer, parse_float=decimal, parse_constant=Decimal, strict=False
 )
+
+
+def with_storable_texts(payload: Any, text: str) -> Any:
+    """A payload whose every string a database can store, which :func:`~.text.storable` sees to.
+
+    :param payload: what was read, nested no deeper than :func:`check_structure` allows.
+    :param text: what it was read from: it tells whether there is anything to see to.
+    """
+    # Of surrogates there are none as they are, and nearly all that are escaped are pairs.
+    if "\0" in text or "\\u0000" in text or "\\ud" in text or "\\uD" in text:
+        return _storable(payload)
+    return payload
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return storable(value)
+        case dict():
+            return {storable(name): _storable(item) for name, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+    return value
 
 
 def check_structure(payload: Any, characters: int) -> None:

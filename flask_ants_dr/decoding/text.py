@@ -8,7 +8,6 @@ import encodings.aliases
 import pkgutil
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 
 from ..errors import MalformedBody
 
@@ -22,13 +21,33 @@ _MARKS = (
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__))
 _ALIASES = {"windows_874": "cp874", **encodings.aliases.aliases}
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _PIECE_BYTES = 16_384
+
+# A text that was cut in the middle of a character has one of them that cannot be read; a body in
+# another encoding has them in every Thai word.
+_CHARACTERS_FOR_EACH_UNREADABLE = 50
 _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
+
+
+def storable(text: str) -> str:
+    """A text as a database can store it: with U+FFFD for each NUL and each lone surrogate."""
+    return _UNSTORABLE.sub("\ufffd", text) if _UNSTORABLE.search(text) else text
+
+
+def join_surrogates(text: str) -> str:
+    """A text in which pairs of surrogates are their character, and lone ones U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def is_unicode_of_bytes(body: bytes) -> bool:
+    """Whether the first bytes of a body say that it is UTF-16 or UTF-32."""
+    return _by_first_bytes(body[:4]) is not None
 
 
 def is_utf8(body: bytes) -> bool:
     """Whether :func:`read_text` would take it for UTF-8; in pieces, because the whole is not needed."""
-    if _by_first_bytes(body[:4]) or b"\x1b" in body:
+    if is_unicode_of_bytes(body) or b"\x1b" in body:
         return False
     position, view = 0, memoryview(body)
     try:
@@ -41,7 +60,7 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, str | None]:
+def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> str:
     """Decode a body whose sender may be wrong about its encoding.
 
     .NET programs write ``encoding="utf-16"`` into XML that they then send as UTF-8. So Unicode is
@@ -53,19 +72,27 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, s
     :param body: the bytes as they came.
     :param is_xml: whether the document itself can name an encoding.
     :param charset: the ``charset`` parameter of the content type.
-    :return: the text, without a byte order mark, and what it was read as. The latter is ``None`` if
-        it has lone surrogates, which are kept, so that they cost only the message that they stand
-        in.
+    :return: the text, without byte order marks before it and NULs after it. What cannot be read is
+        U+FFFD, if it is little: one character in 50.
     :raises MalformedBody: the bytes are nothing of all that.
     """
-    for encoding in _candidates(body, is_xml, charset):
+    text = _read(body, list(_candidates(body, is_xml, charset)))
+    return text.lstrip("\ufeff").rstrip("\0 \t\r\n")
+
+
+def _read(body: bytes, encodings: list[str]) -> str:
+    for encoding in encodings:
         try:
-            return body.decode(encoding).removeprefix("\ufeff"), encoding
+            return body.decode(encoding)
         except (UnicodeError, LookupError):
             pass
-        if encoding.startswith("utf"):
-            with suppress(UnicodeError):
-                return body.decode(encoding, "surrogatepass").removeprefix("\ufeff"), None
+    for encoding in encodings:
+        try:
+            text = join_surrogates(body.decode(encoding, "surrogatepass"))
+        except (UnicodeError, LookupError):
+            text = body.decode(encoding, "replace")
+        if text.count("\ufffd") * _CHARACTERS_FOR_EACH_UNREADABLE <= len(text):
+            return text
     raise MalformedBody(
         "The body's text cannot be read: send UTF-8 or UTF-16, or name another encoding in the"
         " XML declaration or in the charset parameter of the content type."

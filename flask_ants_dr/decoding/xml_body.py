@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 from xml.parsers.expat import ErrorString
 from xml.parsers.expat import ExpatError
@@ -16,9 +15,7 @@ from ..errors import MalformedBody
 from .limits import MAX_DEPTH
 from .limits import has_gap
 from .limits import too_deep
-from .plain_xml import add
-from .plain_xml import plain_root
-from .plain_xml import read_plain
+from .text import join_surrogates
 
 _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 
@@ -31,12 +28,25 @@ _TAG = re.compile(rb"""<(?:[^<>"']++|"[^<"]*+(?:"|\Z)|'[^<']*+(?:'|\Z))*+""")
 # An error in a handler stops the parser only at the end of what it has been given.
 _CHUNK_BYTES = 196_608
 
+_REPLACEMENT = "\ufffd".encode()
+_NO_CHARACTER = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+# In a comment, a CDATA section or a processing instruction "&" means nothing. One that is not closed
+# reaches to the end, so that no other is looked for in it.
+_REFERENCE = re.compile(
+    rb"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)|<\?.*?(?:\?>|\Z)"
+    rb"|&#0*(?P<decimal>[0-9]{1,7});|&#x0*(?P<hex>[0-9a-fA-F]{1,6});"
+    rb"|&(?!(?:amp|apos|gt|lt|quot);)",
+    re.DOTALL,
+)
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+
 
 def parse_xml(data: bytes) -> Any:
     """Parse XML with defusedxml.
 
     Names lose their namespace, attributes other than ``xsi:nil`` are passed over, and so are
-    comments, processing instructions and text between elements.
+    comments, processing instructions and text between elements. A document that is not well formed
+    is mended, once.
 
     :param data: the body in UTF-8, whatever its declaration says.
     :return: what the root element holds: a dict for elements, else a string. ``details`` is the
@@ -46,46 +56,68 @@ def parse_xml(data: bytes) -> Any:
     """
     if _has_long_tag(data):
         raise MalformedBody(f"The body has a tag of over {_MAX_TAG_BYTES:,} bytes.")
-
-    # From defusedxml comes the parser with its protections, without the handlers that build a tree.
-    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
-    parser = defused.parser
-    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
-    parser.StartElementHandler = parser.EndElementHandler = None
-    parser.CharacterDataHandler = parser.DefaultHandlerExpand = None
-    parsed = _parse(parser, data)
-    if root := plain_root(data):
-        members = read_plain(root, parsed)
-    else:
-        members = {}
-        _build(parser, members)
-        for _ in parsed:
-            pass
-
-    (payload,) = members.values()
+    try:
+        payload = _parse(data)
+    except ExpatError as error:
+        mended = _mend(data)
+        try:
+            if mended == data:
+                raise
+            payload = _parse(mended)
+        except ExpatError:
+            raise MalformedBody(
+                f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
+                f" column {error.offset + 1}."
+            ) from None
     if isinstance(payload, dict) and "details" in payload:
         payload["details"] = _details(payload["details"])
     return payload
 
 
-def _parse(parser: XMLParserType, data: bytes) -> Iterator[int]:
-    """Give a document to a parser in parts, and say after each how far that was."""
+def _parse(data: bytes) -> Any:
+    """:raises ExpatError: it is not well formed."""
+    # From defusedxml comes the parser with its protections, without the handlers that build a tree.
+    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
+    parser = defused.parser
+    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
+    parser.DefaultHandlerExpand = None
+    members: dict[str, Any] = {}
+    _build(parser, members)
     try:
         for position in range(0, len(data) or 1, _CHUNK_BYTES):
             end = position + _CHUNK_BYTES
             parser.Parse(memoryview(data)[position:end], end >= len(data))
-            yield end
     except DefusedXmlException:
         raise MalformedBody("The body declares a DTD or an entity; send plain XML.") from None
-    except ExpatError as error:
-        raise MalformedBody(
-            f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
-            f" column {error.offset + 1}."
-        ) from None
     finally:
         # They and the parser refer to each other, too.
         parser.StartElementHandler = parser.EndElementHandler = None
         parser.CharacterDataHandler = None
+    (payload,) = members.values()
+    return payload
+
+
+def _mend(data: bytes) -> bytes:
+    """A document with U+FFFD for the characters that XML has not, and ``&amp;`` for a bare ``&``.
+
+    .NET's serializers write such characters as references (``&#x1F;``), and a surrogate of a pair
+    each; programs that write XML without a library forget to escape.
+    """
+    mended = _REFERENCE.sub(_mended_reference, _NO_CHARACTER.sub(_REPLACEMENT, data))
+    if _SURROGATE.search(mended):
+        mended = join_surrogates(mended.decode("utf-8", "surrogatepass")).encode()
+    return mended
+
+
+def _mended_reference(reference: re.Match[bytes]) -> bytes:
+    decimal, hexadecimal = reference["decimal"], reference["hex"]
+    if decimal is None and hexadecimal is None:
+        return b"&amp;" if reference[0] == b"&" else reference[0]
+    number = int(decimal) if decimal else int(hexadecimal, 16)
+    if 0xD800 <= number <= 0xDFFF:
+        return chr(number).encode("utf-8", "surrogatepass")
+    is_character = number in {9, 10, 13} or 0x20 <= number <= 0x10FFFF
+    return reference[0] if is_character and number not in {0xFFFE, 0xFFFF} else _REPLACEMENT
 
 
 def _build(parser: XMLParserType, members: dict[str, Any]) -> None:
@@ -124,10 +156,12 @@ def _build(parser: XMLParserType, members: dict[str, Any]) -> None:
             text = None
         if "}" in name:
             name = name.rpartition("}")[2]
-        if name in members:  # add() alone would be a call for each element
-            add(members, name, value)
-        else:
+        if name not in members:
             members[name] = value
+        elif isinstance(members[name], list):
+            members[name].append(value)
+        else:
+            members[name] = [members[name], value]
 
     parser.StartElementHandler = start
     parser.EndElementHandler = end

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flask import Flask
+
 from blocks import READMES
 from blocks import program
-from conftest import Ants
-from conftest import callback
-from conftest import detail
-from flask import Flask
+from kit import Ants
+from kit import callback
+from kit import detail
 
 pytestmark = pytest.mark.usefixtures("own_subscribers")
 

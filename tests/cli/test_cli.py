@@ -15,22 +15,23 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
-from conftest import stop_postgresql
 from flask import Flask
 from flask.cli import FlaskGroup
-from test_inbox import MakeApp
-from test_inbox import counts
-from test_inbox import drain
-from test_inbox import many
-from test_inbox import rows
-from test_quarantine import RenamedSchema
 
 from flask_ants_dr import message_reported
+from kit import TESTS
+from kit import Ants
+from kit import Heard
+from kit import MakeApp
+from kit import RenamedSchema
+from kit import callback
+from kit import counts
+from kit import detail
+from kit import drain
+from kit import make_app
+from kit import many
+from kit import rows
+from kit import stop_postgresql
 
 Host = Callable[..., "subprocess.Popen[str]"]
 
@@ -186,7 +187,7 @@ def environment(inbox_url: str, tmp_path: Path) -> dict[str, str]:
         "HOST_ENGINE": "deferred",
         "HOST_RECORD": str(tmp_path / "record"),
         "HOST_LEASE": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": str(TESTS),
     }
 
 

@@ -26,34 +26,23 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
+from flask import Flask
+from flask.cli import FlaskGroup
+from flask.cli import run_command
+from packaging.requirements import Requirement
+from werkzeug.datastructures import Authorization
+
+import flask_ants_dr
 from blocks import DOCS
 from blocks import PAGES
 from blocks import READMES
-from blocks import ROOT
 from blocks import Block
 from blocks import blocks
 from blocks import program
 from blocks import prose
 from blocks import run
 from blocks import write_files
-from click.testing import CliRunner
-from conftest import Ants
-from conftest import bound_inbox
-from conftest import callback
-from conftest import detail
-from conftest import make_app
-from flask import Flask
-from flask.cli import FlaskGroup
-from flask.cli import run_command
-from packaging.requirements import Requirement
-from test_celery import free_port
-from test_celery import is_open
-from test_celery import redis
-from test_celery import wait_for
-from test_simulator import serving
-from werkzeug.datastructures import Authorization
-
-import flask_ants_dr
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import inbox
 from flask_ants_dr import message_reported
@@ -65,6 +54,17 @@ from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
+from kit import ROOT
+from kit import Ants
+from kit import bound_inbox
+from kit import callback
+from kit import detail
+from kit import make_app
+from servers import free_port
+from servers import is_open
+from servers import redis
+from servers import serving
+from servers import wait_for
 
 SECRET = "a long random secret"
 PAIR = ("ants", SECRET)

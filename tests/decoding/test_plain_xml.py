@@ -6,9 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from conftest import SAMPLES
-from conftest import Ants
-from conftest import Heard
 from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
@@ -21,6 +18,9 @@ from flask_ants_dr.decoding.plain_xml import _known
 from flask_ants_dr.decoding.plain_xml import plain_root
 from flask_ants_dr.decoding.xml_body import _CHUNK_BYTES
 from flask_ants_dr.errors import CallbackError
+from kit import SAMPLES
+from kit import Ants
+from kit import Heard
 
 # It takes part in nothing, and makes a document one that is not plain.
 COMMENT = b"<!---->"

@@ -20,7 +20,8 @@ from typing import Any
 
 from werkzeug.datastructures import Authorization
 
-ROOT = Path(__file__).parents[1]
+from kit import ROOT
+
 PAIR = Authorization("basic", {"username": "ants", "password": "demo"})
 
 

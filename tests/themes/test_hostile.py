@@ -10,21 +10,22 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 from itertools import product
-from pathlib import Path
 from string import ascii_letters
 
 import pytest
-from conftest import PASSWORD
-from conftest import USERNAME
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Flask
 from werkzeug.datastructures import Authorization
 from werkzeug.serving import BaseWSGIServer
 from werkzeug.serving import make_server
+
+from kit import PASSWORD
+from kit import TESTS
+from kit import USERNAME
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 JSON = "application/json"
 XML = "application/xml"
@@ -157,7 +158,7 @@ def test_unicode_errors_do_not_fill_pythons_cache_of_codecs(ants: Ants) -> None:
 
 MEMORY = """
 import sys
-from conftest import Ants, callback, detail, make_app
+from kit import Ants, callback, detail, make_app
 
 def peak():
     with open("/proc/self/status") as status:
@@ -202,7 +203,7 @@ def test_memory(name: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", MEMORY, content_type],
         input=body,
-        cwd=Path(__file__).parent,
+        cwd=TESTS,
         capture_output=True,
         check=True,
     )

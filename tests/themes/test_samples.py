@@ -9,14 +9,15 @@ from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
 from decimal import Decimal
+from hashlib import sha256
 
 import pytest
-from conftest import SAMPLES
-from conftest import Ants
-from conftest import Heard
 
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryState
+from kit import SAMPLES
+from kit import Ants
+from kit import Heard
 
 ENCODINGS = {
     "utf-8": ("utf-8", b""),
@@ -70,10 +71,15 @@ def only_report(heard: Heard) -> DeliveryReport:
     return report
 
 
-def test_the_samples_are_those_beside_the_example() -> None:
-    for name in ("report.json", "report.xml"):
-        example = SAMPLES.parents[1] / "example_app" / name
-        assert example.read_bytes() == (SAMPLES / name).read_bytes()
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("report.json", "871abe3976111c7ea6ca704c34b60302ac1f480e3fcc357d73ffe61d7acab633"),
+        ("report.xml", "cd26b0f85e8d8e0141e9e6364208bc8de51cc9734218443ab74affc7ad00c328"),
+    ],
+)
+def test_the_samples_are_the_specifications_byte_for_byte(name: str, digest: str) -> None:
+    assert sha256((SAMPLES / name).read_bytes()).hexdigest() == digest
 
 
 @pytest.mark.parametrize("charset", DECLARED)

@@ -11,16 +11,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 
 from flask_ants_dr import DeliveryState
 from flask_ants_dr import MessageReport
 from flask_ants_dr import Status
 from flask_ants_dr.decoding.text import is_utf8
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 Take = Callable[..., MessageReport]
 

@@ -7,14 +7,14 @@ import logging
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Flask
 
 from flask_ants_dr import message_reported
+from kit import Ants
+from kit import Heard
+from kit import callback
+from kit import detail
+from kit import make_app
 
 SECRETS = [
     "planted-text-482913",

@@ -16,19 +16,13 @@ from typing import Any
 import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
-from conftest import SAMPLES
-from conftest import Ants
-from conftest import bound_inbox
-from conftest import callback
-from conftest import detail
-from demo import ROOT
-from demo import Demo
-from demo import stop
-from demo import wait_until
 from flask import Flask
 from flask.testing import FlaskClient
 
 import example_app
+from demo import Demo
+from demo import stop
+from demo import wait_until
 from example_app import figures
 from example_app import records
 from example_app import worker
@@ -36,6 +30,12 @@ from flask_ants_dr.schemas import BANGKOK
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
+from kit import ROOT
+from kit import SAMPLES
+from kit import Ants
+from kit import bound_inbox
+from kit import callback
+from kit import detail
 
 
 @pytest.fixture
@@ -475,4 +475,4 @@ def test_the_readme_posts_to_it() -> None:
     assert len(lines) == 2
     for line, name in zip(lines, ("json", "xml"), strict=True):
         assert "-u ants:demo" in line
-        assert f"@example_app/report.{name} " in line
+        assert f"@flask_ants_dr/samples/report.{name} " in line

@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import callback
-from conftest import detail
-from demo import PAIR
-from demo import ROOT
-from demo import Demo
-from demo import stop
-from demo import wait_until
 from playwright.sync_api import Browser
 from playwright.sync_api import BrowserContext
 from playwright.sync_api import Page
 from playwright.sync_api import Request
 from playwright.sync_api import expect
 from playwright.sync_api import sync_playwright
+
+from demo import PAIR
+from demo import Demo
+from demo import stop
+from demo import wait_until
+from kit import ROOT
+from kit import callback
+from kit import detail
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 SCREENSHOTS = ROOT / "build" / "screenshots"

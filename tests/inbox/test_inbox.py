@@ -21,13 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import bound_inbox
-from conftest import callback
-from conftest import detail
-from conftest import make_app
-from conftest import stop_postgresql
 from flask import Flask
 from flask import g
 from sqlalchemy import Engine
@@ -46,25 +39,18 @@ from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox import worker
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import messages as messages_table
-
-MakeApp = Callable[..., Flask]
-
-
-def many(count: int, **members: Any) -> dict[str, Any]:
-    return callback(*[detail(messageId=f"m{number}", **members) for number in range(count)])
-
-
-def rows(app: Flask, table: str = "messages") -> int:
-    with bound_inbox(app).database.begin() as connection:
-        count = connection.scalar(text(f"SELECT count(*) FROM ants_dr_{table}"))
-        assert isinstance(count, int)
-        return count
-
-
-def counts(app: Flask) -> dict[str, int]:
-    inbox = bound_inbox(app)
-    with inbox.database.begin() as connection:
-        return store.counts(connection, inbox.source)
+from kit import Ants
+from kit import Heard
+from kit import MakeApp
+from kit import bound_inbox
+from kit import callback
+from kit import counts
+from kit import detail
+from kit import drain
+from kit import make_app
+from kit import many
+from kit import rows
+from kit import stop_postgresql
 
 
 def engines_of(app: Flask) -> tuple[Engine, Engine]:
@@ -72,13 +58,6 @@ def engines_of(app: Flask) -> tuple[Engine, Engine]:
     with database.begin():
         assert database._engines is not None
         return database._engines
-
-
-def drain(app: Flask) -> int:
-    total = 0
-    while count := bound_inbox(app).take():
-        total += count
-    return total
 
 
 def test_eager_dispatch(make_inbox_app: MakeApp) -> None:

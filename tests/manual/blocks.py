@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from kit import ROOT
+
 DOCS = ROOT / "docs"
 READMES = ROOT / "README.md", ROOT / "README.th.md"
 PAGES = *READMES, *sorted(DOCS.glob("*.md"))

@@ -9,25 +9,24 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from conftest import Ants
-from conftest import Heard
-from conftest import bound_inbox
-from conftest import callback
-from conftest import detail
-from conftest import make_app
 from flask import Flask
 from marshmallow import pre_load
 from sqlalchemy import insert
-from test_inbox import MakeApp
-from test_inbox import rows
 
 from flask_ants_dr import CallbackError
-from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox import tables
-from flask_ants_dr.schemas import Details
+from kit import Ants
+from kit import Heard
+from kit import MakeApp
+from kit import RenamedSchema
+from kit import bound_inbox
+from kit import callback
+from kit import detail
+from kit import make_app
+from kit import rows
 
 
 def entries(app: Flask) -> list[Quarantined]:
@@ -68,20 +67,6 @@ def test_what_is_not_kept(make_inbox_app: MakeApp, options: dict[str, Any]) -> N
     options = {"body": "{"} | options
     assert Ants(app.test_client()).post(**options).status_code > 400
     assert rows(app, "callbacks") == 0
-
-
-class RenamedMessageSchema(MessageSchema):
-    @pre_load
-    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {"messageId" if name == "id" else name: value for name, value in data.items()}
-
-
-class RenamedSchema(ReportSchema):
-    details = Details(RenamedMessageSchema, attribute="messages", required=True)
-
-    @pre_load
-    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {"details" if name == "reports" else name: value for name, value in data.items()}
 
 
 def test_a_format_change_costs_a_release_and_no_data(

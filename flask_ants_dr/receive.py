@@ -1,0 +1,139 @@
+"""An envelope to a report to its subscribers: decode, validate, deliver.
+
+The blueprint receives what is posted, ``quarantine replay`` what could not be taken before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flask import Flask
+
+from .decoding import decode
+from .decoding import json_document
+from .dispatch import dispatch_report
+from .errors import UnsupportedMediaType
+from .models import DeliveryReport
+from .models import Envelope
+from .models import InvalidDetail
+from .registration import Registration
+from .schemas import ReportSchema
+from .schemas import validate
+
+if TYPE_CHECKING:
+    from .fast import FastSchema
+
+_logger = logging.getLogger(__name__)
+
+_CONTENT_ENCODINGS = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip", "zstd"}
+_NAMED_MEMBERS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What was made of a callback."""
+
+    report: DeliveryReport
+    """The valid messages."""
+    invalid: Sequence[InvalidDetail]
+    """The other details."""
+    new: int | None = None
+    """How many of the messages the inbox had not; ``None`` without one."""
+
+
+def fast_schema(schema: ReportSchema, *, max_messages: int) -> FastSchema | None:
+    """What reads by a schema faster than it does, or ``None``.
+
+    Then msgspec (extra ``fast``) is not installed, or the schema loads in a way of its own.
+    """
+    try:
+        from .fast import FastSchema
+    except ModuleNotFoundError:
+        return None
+    return FastSchema.of(schema, max_messages=max_messages)
+
+
+def receive(
+    app: Flask, registration: Registration, envelope: Envelope, *, callback_id: int | None = None
+) -> Received:
+    """Take a callback: decode and validate it, and hand its messages on.
+
+    :param app: the sender of the signals.
+    :param registration: the blueprint that it is for.
+    :param envelope: what came.
+    :param callback_id: where the inbox has it already, in quarantine.
+    :return: what was made of it.
+    :raises CallbackError: it is refused as a whole. With an inbox it is in quarantine then.
+    :raises ExceptionGroup: what subscribers raised, without an inbox.
+    """
+    inbox = registration.inbox
+    try:
+        received = read(registration, envelope)
+    except Exception as error:  # a host's schema can raise anything
+        if inbox and envelope.body and callback_id is None:
+            inbox.quarantine(envelope, error)
+        raise
+    _warn(envelope.source, received)
+    if inbox is None:
+        dispatch_report(app, received.report, received.invalid)
+        return received
+    return replace(
+        received, new=inbox.accept(envelope, received.report, received.invalid, callback_id)
+    )
+
+
+def read(registration: Registration, envelope: Envelope) -> Received:
+    """Decode and validate a callback.
+
+    :raises CallbackError: it is refused as a whole. A host's schema can raise anything else.
+    """
+    if (coding := envelope.content_encoding.strip().lower()) not in {"", "identity"}:
+        named = coding if coding in _CONTENT_ENCODINGS else "an encoding of its own"
+        raise UnsupportedMediaType(f"The body is compressed ({named}): send it as it is.")
+    report, invalid = _load(registration, envelope.body, envelope.content_type)
+    report = replace(report, source=envelope.source, url_params=envelope.url_params)
+    return Received(report=report, invalid=invalid)
+
+
+def _load(
+    registration: Registration, body: bytes, content_type: str
+) -> tuple[DeliveryReport, list[InvalidDetail]]:
+    fast = registration.fast
+    if fast and (document := json_document(body, content_type)) is not None:
+        loaded = fast.load_json(document)
+        if loaded:
+            return loaded
+    payload = decode(body, content_type)
+    if fast and (loaded := fast.load(payload)):
+        return loaded
+    max_messages = registration.settings.max_messages
+    return validate(registration.schema, payload, max_messages=max_messages)
+
+
+def _warn(source: str, received: Received) -> None:
+    """One line for what is refused, and one for what could not be read. Neither has values."""
+    messages = received.report.messages
+    total = len(messages) + len(received.invalid)
+    if received.invalid:
+        _logger.warning("%s: %d of %d messages refused", source, len(received.invalid), total)
+    problems = Counter(received.report.problems.keys())
+    odd = 0
+    for message in messages:
+        if message.problems or message.status.problems:
+            odd += 1
+            problems.update(message.problems.keys())
+            problems.update(f"status.{name}" for name in message.status.problems)
+    if problems:
+        counts = [f"{name} ({count})" for name, count in problems.most_common(_NAMED_MEMBERS)]
+        _logger.warning(
+            "%s: %d of %d messages have members that could not be read: %s",
+            source,
+            odd,
+            total,
+            ", ".join(counts),
+        )

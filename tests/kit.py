@@ -1,0 +1,157 @@
+"""What many tests use: a host application, a client that posts to it and an ear for its signals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from marshmallow import pre_load
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+import flask_ants_dr
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+from flask_ants_dr import MessageSchema
+from flask_ants_dr import ReportSchema
+from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox.inbox import BoundInbox
+from flask_ants_dr.inbox.inbox import bound_inboxes
+from flask_ants_dr.schemas import Details
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "flask_ants_dr" / "samples"
+TESTS = ROOT / "tests"
+USERNAME = "ants"
+PASSWORD = "s3cret-pair"
+
+SIGNALS = (
+    "report_received",
+    "message_reported",
+    "message_delivered",
+    "message_failed",
+    "message_invalid",
+    "callback_rejected",
+)
+
+
+class Heard:
+    """What an application's signals said: ``(signal, arguments)`` in the order of sending."""
+
+    def __init__(self, app: Flask) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._subscribers = [self._connect(app, name) for name in SIGNALS]
+
+    def _connect(self, app: Flask, name: str) -> Callable[..., None]:
+        def subscriber(sender: Flask, **arguments: Any) -> None:
+            assert sender is app
+            self.calls.append((name, arguments))
+
+        getattr(flask_ants_dr, name).connect(subscriber, sender=app)
+        return subscriber  # signals hold it weakly
+
+    def arguments(self, name: str) -> list[dict[str, Any]]:
+        return [arguments for signal, arguments in self.calls if signal == name]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+    @property
+    def messages(self) -> list[MessageReport]:
+        return [arguments["message"] for arguments in self.arguments("message_reported")]
+
+
+def make_app(blueprint: DeliveryReportBlueprint | None = None, **config: Any) -> Flask:
+    app = Flask(__name__)
+    app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
+    app.config.update(config)
+    app.register_blueprint(blueprint or DeliveryReportBlueprint())
+    return app
+
+
+def detail(**members: Any) -> dict[str, Any]:
+    return {"messageId": "1", "status": {"name": "DELIVERED"}} | members
+
+
+def callback(*details: Any, **envelope: Any) -> dict[str, Any]:
+    return {"bulkId": "b", "details": list(details)} | envelope
+
+
+class Ants:
+    """Posts callbacks as ANTS does."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+
+    def post(
+        self,
+        body: Any,
+        content_type: str | None = "application/json",
+        *,
+        url: str = "/sms/callback",
+        **options: Any,
+    ) -> TestResponse:
+        if isinstance(body, dict | list):
+            body = json.dumps(body)
+        options.setdefault("auth", (USERNAME, PASSWORD))
+        return self.client.post(url, data=body, content_type=content_type, **options)
+
+
+class RenamedMessageSchema(MessageSchema):
+    @pre_load
+    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {"messageId" if name == "id" else name: value for name, value in data.items()}
+
+
+class RenamedSchema(ReportSchema):
+    details = Details(RenamedMessageSchema, attribute="messages", required=True)
+
+    @pre_load
+    def rename(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {"details" if name == "reports" else name: value for name, value in data.items()}
+
+
+def bound_inbox(app: Flask) -> BoundInbox:
+    return bound_inboxes(app)[0]
+
+
+MakeApp = Callable[..., Flask]
+
+
+def many(count: int, **members: Any) -> dict[str, Any]:
+    return callback(*[detail(messageId=f"m{number}", **members) for number in range(count)])
+
+
+def rows(app: Flask, table: str = "messages") -> int:
+    with bound_inbox(app).database.begin() as connection:
+        count = connection.scalar(text(f"SELECT count(*) FROM ants_dr_{table}"))
+        assert isinstance(count, int)
+        return count
+
+
+def counts(app: Flask) -> dict[str, int]:
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        return store.counts(connection, inbox.source)
+
+
+def drain(app: Flask) -> int:
+    total = 0
+    while count := bound_inbox(app).take():
+        total += count
+    return total
+
+
+def stop_postgresql(server: Any) -> None:
+    """Stop it, and wait until it has: it would be taken for a running one."""
+    server.stop()
+    deadline = time.monotonic() + 60
+    while (server.pgdata / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, "PostgreSQL does not stop"
+        time.sleep(0.05)
