@@ -147,8 +147,13 @@ def record(message: MessageReport, report: DeliveryReport) -> None:
     with transaction("IMMEDIATE") as database:
         database.execute(_RECORD_MESSAGE, (*key, *shown, *life))
         database.execute(_RECORD_REPORT, (*said, *key))
-        problems = [(member, reason, *key) for member, reason in message.problems.items()]
-        database.executemany(_RECORD_PROBLEM, problems)
+        for member, reason in _problems(message).items():
+            database.execute(_RECORD_PROBLEM, (member, reason, *key))
+
+
+def _problems(message: MessageReport) -> dict[str, str]:
+    of_status = {f"status.{name}": why for name, why in message.status.problems.items()}
+    return {**message.problems, **of_status}
 
 
 def setting(name: str) -> str | None:

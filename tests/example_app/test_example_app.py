@@ -243,7 +243,8 @@ def test_what_comes_late_is_added(app: Flask) -> None:
 
 def test_what_could_not_be_read_is_marked_and_listed(app: Flask) -> None:
     for state in ("PENDING", "DELIVERED"):
-        odd = detail(messageId="odd", credit="1,00", doneDate="<i>27/5", status={"name": state})
+        status = {"name": state, "code": {"number": 0}}
+        odd = detail(messageId="odd", credit="1,00", doneDate="<i>27/5", status=status)
         deliver(app, detail(messageId="plain"), odd)
     client = app.test_client()
     listed = client.get("/").text.split('<tr id="message-')[1:]
@@ -251,8 +252,8 @@ def test_what_could_not_be_read_is_marked_and_listed(app: Flask) -> None:
     assert marked == {"plain": False, "odd": True}
     plain, shown = [client.get(f"/messages/{number}").text for number in (1, 2)]
     assert "What could not be read" not in plain
-    problems = re.findall(r"<dt><code>(\w+)</code></dt><dd lang=\"en\">.+?</dd>", shown)
-    assert problems == ["credit", "doneDate"]
+    problems = re.findall(r"<dt><code>([\w.]+)</code></dt><dd lang=\"en\">.+?</dd>", shown)
+    assert problems == ["credit", "doneDate", "status.code"]
     assert "1,00" not in shown
     assert "27/5" not in shown
 
