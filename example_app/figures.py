@@ -98,14 +98,18 @@ def figures(
         )
 
 
-def message(id: int) -> tuple[sqlite3.Row, list[sqlite3.Row]] | None:
-    """A message and all that was reported on it, in the order in which it came."""
+def message(id: int) -> tuple[sqlite3.Row, list[sqlite3.Row], list[sqlite3.Row]] | None:
+    """A message, all that was reported on it, in the order in which it came, and what of that could
+    not be read."""
     with records.transaction() as database:
         found = database.execute("SELECT * FROM example_messages WHERE id = ?", (id,)).fetchone()
         reports = database.execute(
             "SELECT * FROM example_reports WHERE message = ? ORDER BY id", (id,)
         ).fetchall()
-    return found and (found, reports)
+        problems = database.execute(
+            "SELECT * FROM example_problems WHERE message = ? ORDER BY member", (id,)
+        ).fetchall()
+    return found and (found, reports, problems)
 
 
 def _by_state(database: sqlite3.Connection) -> dict[DeliveryState, int]:
@@ -168,7 +172,8 @@ def _latest(
         parameters += before
     where = " AND ".join(conditions) or "true"
     return database.execute(
-        f"SELECT * FROM example_messages WHERE {where}"  # noqa: S608  # conditions of ours
+        "SELECT *, id IN (SELECT message FROM example_problems) AS is_partly_read"  # noqa: S608
+        f" FROM example_messages WHERE {where}"  # conditions of ours
         " ORDER BY recorded_at DESC, id DESC LIMIT ?",
         (*parameters, PAGE + 1),
     ).fetchall()

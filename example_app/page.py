@@ -121,11 +121,12 @@ def message(id: int) -> str:
     found = figures.message(id) if id < 2**63 else None
     if found is None:
         abort(404)
-    shown, reports = found
+    shown, reports, problems = found
     return render_template(
         "message.html",
         message=shown,
         reports=reports,
+        problems=problems,
         group_of=figures.GROUP_OF,
         back=_from_index() or url_for("page.index"),
     )
@@ -164,7 +165,8 @@ def simulate() -> AnyResponse:
     if messages not in simulation.SIZES:
         abort(400)
     url = url_for("ants_dr.callback", _external=True)
-    if not simulation.start(url, messages, broken="broken" in request.form):
+    kinds = {kind: kind in request.form for kind in ("broken", "odd")}
+    if not simulation.start(url, messages, **kinds):
         flash("already")
     return _back()
 

@@ -52,6 +52,12 @@ CREATE TABLE IF NOT EXISTS example_reports (
     recorded_at REAL NOT NULL,
     UNIQUE (message, status, done_at)
 );
+CREATE TABLE IF NOT EXISTS example_problems (
+    message INTEGER NOT NULL REFERENCES example_messages,
+    member TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (message, member)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS example_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -79,6 +85,13 @@ INSERT INTO example_reports (message, status, code, description, done_at, record
 SELECT id, ?, ?, ?, ?, ? FROM example_messages
 WHERE (source, bulk_id, message_id, recipient) = (?, ?, ?, ?)
 ON CONFLICT DO NOTHING
+"""
+
+_RECORD_PROBLEM = """
+INSERT INTO example_problems (message, member, reason)
+SELECT id, ?, ? FROM example_messages
+WHERE (source, bulk_id, message_id, recipient) = (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET reason = excluded.reason
 """
 
 _SET = """
@@ -134,6 +147,13 @@ def record(message: MessageReport, report: DeliveryReport) -> None:
     with transaction("IMMEDIATE") as database:
         database.execute(_RECORD_MESSAGE, (*key, *shown, *life))
         database.execute(_RECORD_REPORT, (*said, *key))
+        for member, reason in _problems(message).items():
+            database.execute(_RECORD_PROBLEM, (member, reason, *key))
+
+
+def _problems(message: MessageReport) -> dict[str, str]:
+    of_status = {f"status.{name}": why for name, why in message.status.problems.items()}
+    return {**message.problems, **of_status}
 
 
 def setting(name: str) -> str | None:

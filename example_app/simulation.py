@@ -33,11 +33,12 @@ def is_running() -> bool:
     return lock.locked()
 
 
-def start(url: str, messages: int, *, broken: bool) -> bool:
+def start(url: str, messages: int, *, broken: bool, odd: bool) -> bool:
     """Begin to send, and say whether it did: only one simulation runs at a time.
 
     :param url: the callback.
     :param broken: whether there are callbacks that cannot be read, too.
+    :param odd: whether some messages have members as some senders write them wrong.
     """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     plan = Plan(
@@ -47,6 +48,7 @@ def start(url: str, messages: int, *, broken: bool) -> bool:
         follow=True,
         duplicates=0.1,
         malformed=0.05 if broken else 0.0,
+        odd=0.1 if odd else 0.0,
     )
     auth = (str(app.config["ANTS_DR_USERNAME"]), str(app.config["ANTS_DR_PASSWORD"]))
     lock: Lock = app.extensions["example_simulation"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
 from datetime import timedelta
+from itertools import cycle
 from math import ceil
 from statistics import quantiles
 from typing import Any
@@ -67,6 +68,8 @@ class Plan:
         its final status.
     :param duplicates: the share of the callbacks that are sent once more, from 0 to 1.
     :param malformed: how many broken callbacks there are besides, as a share of the others.
+    :param odd: the share of the messages that have members as some senders write them wrong, such
+        as a credit with a comma or a date that is no ISO 8601. They are taken all the same.
     :param seed: makes the same callbacks every time, with dates of 1 January 2026.
     """
 
@@ -78,6 +81,7 @@ class Plan:
     follow: bool = False
     duplicates: float = 0.0
     malformed: float = 0.0
+    odd: float = 0.0
     seed: int | None = None
 
     @property
@@ -116,11 +120,18 @@ def callbacks(plan: Plan) -> Iterator[list[Callback]]:
     repeated = set(dice.sample(range(good), round(good * plan.duplicates)))
     broken = Counter(dice.choices(range(good), k=round(good * plan.malformed)))
     kinds = _broken_kinds()
+    # Dice of their own, so that the other messages are the same as without them.
+    odd_dice = random.Random(plan.seed)  # noqa: S311
+    odd = set(odd_dice.sample(range(plan.messages), round(plan.messages * plan.odd)))
+    odd_kinds = cycle(_ODD_KINDS[plan.format])
     for batch in range(batches):
-        size = min(plan.batch, plan.messages - batch * plan.batch)
+        numbers = range(plan.messages)[batch * plan.batch :][: plan.batch]
+        size = len(numbers)
         bulk = {"bulkId": str(UUID(int=dice.getrandbits(128), version=4))} if size > 1 else {}
-        ids = range(first_id + batch * plan.batch, first_id + batch * plan.batch + size)
-        lives = [_life(dice, plan, id, start) for id in ids]
+        lives = [_life(dice, plan, first_id + number, start) for number in numbers]
+        for number, life in zip(numbers, lives, strict=True):
+            if number in odd:
+                life[:] = map(next(odd_kinds), life)
         together = []
         for stage in range(plan.stages):
             payload = {**bulk, "details": [life[stage] for life in lives]}
@@ -177,20 +188,78 @@ def _status(name: str) -> dict[str, str | None]:
     return {"code": known.code, "name": known.name, "description": known.description}
 
 
+def _with_dates(detail: dict[str, Any], write: Callable[[datetime], str]) -> dict[str, Any]:
+    dates = {name: detail[name] for name in ("sendDate", "doneDate") if detail[name] is not None}
+    return {
+        **detail,
+        **{
+            name: write(datetime.fromisoformat(date).replace(tzinfo=BANGKOK))
+            for name, date in dates.items()
+        },
+    }
+
+
+def _comma_in_credit(detail: dict[str, Any]) -> dict[str, Any]:
+    return {**detail, "credit": f"{detail['credit']:.2f}".replace(".", ",")}
+
+
+def _date_for_people(detail: dict[str, Any]) -> dict[str, Any]:
+    return _with_dates(detail, lambda date: f"{date.day}/{date.month}/{date.year} {date:%H:%M}")
+
+
+def _buddhist_year(detail: dict[str, Any]) -> dict[str, Any]:
+    return _with_dates(detail, lambda date: f"{date.year + 543}{_written(date)[4:]}")
+
+
+def _zero_width_space(detail: dict[str, Any]) -> dict[str, Any]:
+    status = detail["status"]
+    return {**detail, "status": {**status, "name": f"{status['name']}\u200b"}}
+
+
+def _date_of_microsoft(detail: dict[str, Any]) -> dict[str, Any]:
+    return _with_dates(detail, lambda date: f"/Date({round(date.timestamp() * 1000)})/")
+
+
+def _number_for_receiver(detail: dict[str, Any]) -> dict[str, Any]:
+    return {**detail, "to": float(detail["to"])}
+
+
+def _object_for_callback_data(detail: dict[str, Any]) -> dict[str, Any]:
+    return {**detail, "callbackData": {"tool": detail["callbackData"]}}
+
+
+def _nul_in_text(detail: dict[str, Any]) -> dict[str, Any]:
+    return {**detail, "text": f"{detail['text']}\0"}
+
+
+_IN_BOTH = (_comma_in_credit, _date_for_people, _buddhist_year, _zero_width_space)
+_IN_JSON = (
+    _date_of_microsoft,
+    _number_for_receiver,
+    _object_for_callback_data,
+    _nul_in_text,
+)
+_ODD_KINDS: Mapping[Format, Sequence[Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "json": _IN_BOTH + _IN_JSON,
+    "xml": _IN_BOTH,  # which has nothing but texts and elements
+}
+
+
 def _broken_kinds() -> Iterator[Callable[[Callback], Callback]]:
     def cut_off(good: Callback) -> Callback:
         half = good.body[: len(good.body) // 4 * 2]
         return Callback(body=half, content_type=good.content_type, expected=400, messages=0)
 
-    def of_another_type(good: Callback) -> Callback:
-        return Callback(body=good.body, content_type="text/plain", expected=415, messages=0)
+    def a_form(good: Callback) -> Callback:
+        content_type = "application/x-www-form-urlencoded"
+        return Callback(body=b"messageId=1", content_type=content_type, expected=415, messages=0)
 
     def without_identifiers(good: Callback) -> Callback:
         body, content_type = encode({"details": [{"to": "66000000000"}]})
         return Callback(body=body, content_type=content_type, expected=422, messages=0)
 
     while True:
-        yield from (cut_off, of_another_type, without_identifiers)
+        yield from (cut_off, a_form, without_identifiers)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from flask_ants_dr.encoding import ENCODINGS
 from flask_ants_dr.encoding import FORMATS
 from flask_ants_dr.encoding import Encoding
 from flask_ants_dr.encoding import Format
+from flask_ants_dr.schemas import BANGKOK
 from flask_ants_dr.simulator import Plan
 from flask_ants_dr.simulator import callbacks
 from kit import PASSWORD
@@ -133,9 +136,50 @@ def test_duplicates_come_twice_with_the_same_body(url: str, run: Run, heard: Hea
     assert {report.bulk_id for report in heard_reports(heard)} == {None}, "one phone, no bulk"
 
 
+@pytest.mark.parametrize(
+    ("format", "unread"),
+    [
+        ("json", {"credit", "sendDate", "doneDate", "to", "callbackData"}),
+        ("xml", {"credit", "sendDate", "doneDate"}),
+    ],
+)
+def test_odd_messages_are_taken(
+    url: str, run: Run, heard: Heard, format: Format, unread: set[str]
+) -> None:
+    options = ["--messages", "80", "--follow", "--duplicates", "50%", "--malformed", "50%"]
+    result = run("simulate", "--url", url, *options, "--format", format, "--odd", "100%", "--json")
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)
+    assert (table["messages"], table["accepted"], table["rejected"]) == (360, 360, 0)
+    states = Counter(message.status.state for message in set(heard.messages))
+    assert states == {"ACCEPTED": 80, "PENDING": 80, "DELIVERED": 80}
+    problems = [message.problems for message in heard.messages]
+    assert {member for one in problems for member in one} == unread
+    assert {} in problems, "some can be mended"
+    now = datetime.now(BANGKOK)
+    dates = [date for one in heard.messages if (date := one.done_date)]
+    assert all(now - timedelta(hours=1) < date < now for date in dates)
+
+
+def test_the_share_of_odd_messages() -> None:
+    """The others are what they would be without."""
+
+    def details(odd: float) -> list[dict[str, Any]]:
+        plan = Plan(messages=200, odd=odd, seed=1)
+        made = [one for together in callbacks(plan) for one in together]
+        assert all(one.expected == 200 for one in made)
+        return [detail for one in made for detail in json.loads(one.body)["details"]]
+
+    plain = details(0)
+    for share, count in ((0.1, 20), (1, 200)):
+        pairs = list(zip(plain, details(share), strict=True))
+        assert sum(one != other for one, other in pairs) == count
+        assert all(one["messageId"] == other["messageId"] for one, other in pairs)
+
+
 def test_a_seed_makes_the_same_again() -> None:
     def made(seed: int | None) -> list[Any]:
-        plan = Plan(messages=30, follow=True, duplicates=0.2, malformed=0.5, seed=seed)
+        plan = Plan(messages=30, follow=True, duplicates=0.2, malformed=0.5, odd=0.5, seed=seed)
         made = [one for together in callbacks(plan) for one in together]
         assert len(made) == plan.callbacks
         return made
@@ -143,7 +187,8 @@ def test_a_seed_makes_the_same_again() -> None:
     assert made(1) == made(1)
     assert made(1) != made(2)
     assert made(None) != made(None)
-    first = decode(made(1)[0].body, "application/json")
+    plan = Plan(messages=30, seed=1)
+    first = decode(next(callbacks(plan))[0].body, "application/json")
     assert {detail["sendDate"][:10] for detail in first["details"]} == {"2026-01-01"}
 
 
@@ -290,6 +335,7 @@ def test_a_subscriber_that_fails(app: Flask, url: str, run: Run) -> None:
         (["--duplicates", "2"], "give a share from 0 to 1"),
         (["--malformed", "x%"], "give a share from 0 to 1"),
         (["--malformed", "nan"], "give a share from 0 to 1"),
+        (["--odd", "-1"], "give a share from 0 to 1"),
         (["--messages", "0"], "0 is not in the range"),
         (["--blueprint", "other"], "There is no blueprint 'other'"),
         (["--format", "yaml"], "'yaml' is not one of"),

@@ -127,6 +127,14 @@ def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str
     metavar="SHARE",
     help="How many broken callbacks come besides, as a share of the others.",
 )
+@click.option(
+    "--odd",
+    default="0",
+    show_default=True,
+    callback=share,
+    metavar="SHARE",
+    help="The share of the messages that have members as some senders write them wrong.",
+)
 @click.option("--rate", type=float, callback=finite, help="Callbacks a second, at most.")
 @click.option(
     "--concurrency",
@@ -152,8 +160,8 @@ def simulate(
     """Send delivery reports to a running server, as ANTS does.
 
     Exit code 1 if any answer was not the one that a receiver should give: 200 to what is good, with
-    all of its messages counted as accepted, and 400, 415 and 422 to the --malformed ones. Ctrl-C
-    stops it, with the table so far.
+    all of its messages counted as accepted, the --odd ones too, and 400, 415 and 422 to the
+    --malformed ones. Ctrl-C stops it, with the table so far.
     """
     simulator = _simulator()
     url, auth = _target(url, username, password, blueprint)

@@ -242,8 +242,25 @@ def test_what_comes_late_is_added(app: Flask) -> None:
     deliver(app, detail(status={"name": "PENDING"}, sendDate="2026-01-01T00:00:00"))
     deliver(app, detail(text="late", doneDate="2026-01-01T00:00:05", **{"from": "Shop"}))
     with app.app_context():
-        row, _ = figures.message(1) or pytest.fail("no message")
+        row, *_ = figures.message(1) or pytest.fail("no message")
     assert (row["sender"], row["text"], row["seconds"]) == ("Shop", "late", 5.0)
+
+
+def test_what_could_not_be_read_is_marked_and_listed(app: Flask) -> None:
+    for state in ("PENDING", "DELIVERED"):
+        status = {"name": state, "code": {"number": 0}}
+        odd = detail(messageId="odd", credit="1,00", doneDate="<i>27/5", status=status)
+        deliver(app, detail(messageId="plain"), odd)
+    client = app.test_client()
+    listed = client.get("/").text.split('<tr id="message-')[1:]
+    marked = {re.findall(r"of message (\w+)<", row)[0]: ">partly read<" in row for row in listed}
+    assert marked == {"plain": False, "odd": True}
+    plain, shown = [client.get(f"/messages/{number}").text for number in (1, 2)]
+    assert "What could not be read" not in plain
+    problems = re.findall(r"<dt><code>([\w.]+)</code></dt><dd lang=\"en\">.+?</dd>", shown)
+    assert problems == ["credit", "doneDate", "status.code"]
+    assert "1,00" not in shown
+    assert "27/5" not in shown
 
 
 def test_half_a_callback_stays_in_quarantine(app: Flask) -> None:
@@ -267,13 +284,13 @@ def test_a_message_goes_forward_only(app: Flask) -> None:
     deliver(app, detail(status={"name": "PENDING"}))
     deliver(app, detail(status={"name": "ACCEPTED"}))
     with app.app_context():
-        row, reports = figures.message(1) or pytest.fail("no message")
+        row, reports, _ = figures.message(1) or pytest.fail("no message")
         assert row["state"] == "PENDING"
         assert [report["status"] for report in reports] == ["PENDING", "ACCEPTED"]
     dates = {"sendDate": "2026-01-01T00:00:00", "doneDate": "2026-01-01T00:00:05"}
     deliver(app, detail(**dates))
     with app.app_context():
-        row, reports = figures.message(1) or pytest.fail("no message")
+        row, reports, _ = figures.message(1) or pytest.fail("no message")
         assert (row["state"], row["seconds"], len(reports)) == ("DELIVERED", 5.0, 3)
 
 
