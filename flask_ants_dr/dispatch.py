@@ -116,8 +116,14 @@ class _Turns:
 
     def send(self, signal: NamedSignal, **arguments: Any) -> None:
         """Call the subscribers of a signal, each whatever the others raise."""
+        self.call(self.listeners(signal), signal, arguments)
+
+    def call(
+        self, listeners: list[_Listener], signal: NamedSignal, arguments: dict[str, Any]
+    ) -> None:
+        """Do so where it is known who listens."""
         # Not signal.send(), which lets the first subscriber that raises stop the others.
-        for subscriber, call in self.listeners(signal):
+        for subscriber, call in listeners:
             try:
                 result = (call or self.app.ensure_sync(subscriber))(self.app, **arguments)
                 if result is not None and isawaitable(result):
@@ -167,12 +173,13 @@ def _send_messages(
     turns: _Turns, messages: Iterable[MessageReport], report: DeliveryReport
 ) -> None:
     of_all = turns.listeners(message_reported)
-    of_states = turns.listeners(message_delivered) or turns.listeners(message_failed)
-    for message in messages if of_all or of_states else ():
-        if of_all:
-            turns.send(message_reported, message=message, report=report)
-        if of_states and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
-            turns.send(signal, message=message, report=report)
+    of_state = {signal: turns.listeners(signal) for signal in (message_delivered, message_failed)}
+    states_matter = any(of_state.values())
+    for message in messages if of_all or states_matter else ():
+        arguments = {"message": message, "report": report}
+        turns.call(of_all, message_reported, arguments)
+        if states_matter and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
+            turns.call(of_state[signal], signal, arguments)
 
 
 def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
+from functools import lru_cache
+from functools import partial
 from typing import Any
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -80,6 +83,8 @@ _SIMPLE = {
     *(fields.Boolean, fields.Decimal, fields.Float, fields.Integer, fields.Raw, fields.String),
 }
 
+# More than a callback of ANTS has; what they could be many of is looked at as a whole.
+_MANY_MEMBERS = 20
 _LONGEST_CREDIT = 50
 _KEPT = 1000
 
@@ -89,11 +94,8 @@ _NOT_DECODED = (ValueError, ArithmeticError, RecursionError)
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
 
-# An object as msgspec has it, and its unknown members.
-_Record = tuple[Any, dict[str, Any]]
-
-#: The whole of a callback as plain values, once its structure has been looked at.
-Payload = Callable[[], Any]
+#: Looks at the structure of a callback, where it has more than a callback of ANTS: at most once.
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +110,20 @@ class _Member:
     is_string: bool
     """Whether every string is what the field would make of it."""
 
-    @property
-    def default(self) -> Any:
-        """What stands for a member that is missing."""
-        is_null = not self.field.required and self.field.load_default is None
-        return None if is_null and self.field.allow_none else UNSET
+    is_optional: bool
+    """Whether ``None`` stands for a member that is missing."""
 
     def load(
-        self, value: Any, extra: dict[str, Any], problems: dict[str, str], payload: Payload
+        self, value: Any, extra: dict[str, Any], problems: dict[str, str], check: Check
     ) -> Any:
         """What the field makes of a value.
 
         :raises ValidationError: it is refused.
         """
+        if value is UNSET and self.is_optional:
+            return None
         if isinstance(value, dict | list):
-            payload()
+            check()
         loaded = self.field.deserialize(missing if value is UNSET else value, self.key, {})
         if type(loaded) is Unreadable:
             problems[self.key] = loaded.reason
@@ -141,12 +142,13 @@ class FastSchema:
         members = _members(schema)
         (self._details,) = [one for one in members if one.target == "messages"]
         self._own = [one for one in members if one is not self._details]
+        self._keys = {one.key for one in members}
         envelope: list[tuple[str, Any]] = [("details", list[messages.closed])]  # type: ignore[name-defined]
         callback = msgspec.defstruct(
             type(schema).__name__,
             [
                 *envelope,
-                *((f"m{number}", Any, one.default) for number, one in enumerate(self._own)),
+                *((f"m{number}", Any, UNSET) for number, one in enumerate(self._own)),
             ],
             rename={
                 "details": self._details.key,
@@ -189,18 +191,17 @@ class FastSchema:
             # It has unknown members, or is no callback, or no JSON.
             return self._load_untyped(document)
         details, *values = astuple(callback)
-        records: Iterable[_Record] = ((record, {}) for record in details)
-        whole: list[Any] = []
+        items = partial(self._messages.item, details)
+        check = _once(lambda: _check_structure(_untyped.decode(document), document))
+        return self._load(values, {}, details, iter(dict, None), items, check)
 
-        def payload() -> Any:
-            if not whole:
-                whole.append(_untyped(document))
-            return whole[0]
+    def load(
+        self, payload: Any, check: Check = lambda: None
+    ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+        """Validate a payload, as :meth:`load_json` does.
 
-        return self._load(values, {}, len(details), records, payload)
-
-    def load(self, payload: Any) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
-        """Validate a payload, as :meth:`load_json` does."""
+        :param check: looks at its structure, where nobody has.
+        """
         if type(payload) is not dict:
             return None
         details = payload.get(self._details.key)
@@ -209,24 +210,26 @@ class FastSchema:
         if not isinstance(details, list):
             return None
         values = [payload.get(one.key, UNSET) for one in self._own]
-        extra = self._schema.unknown_members(payload)
-        records = map(self._messages.record, details)
-        return self._load(values, extra, len(details), records, lambda: payload)
+        extra = _unknown_members(payload, self._keys, check)
+        records = [self._messages.record(detail) for detail in details]
+        unknown = (self._messages.unknown_members(detail, check) for detail in details)
+        return self._load(values, extra, records, unknown, details.__getitem__, check)
 
     def _load_untyped(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         try:
-            payload = _untyped(document)
+            payload = _untyped.decode(document)
         except _NOT_DECODED:
             return None
-        return self.load(payload)
+        return self.load(payload, _once(lambda: _check_structure(payload, document)))
 
     def _load(
         self,
         values: Iterable[Any],
         extra: dict[str, Any],
-        count: int,
-        records: Iterable[_Record | None],
-        payload: Payload,
+        records: Sequence[Any],
+        unknown: Iterable[dict[str, Any]],
+        item: Callable[[int], Any],
+        check: Check,
     ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         problems: dict[str, str] = {}
         members: dict[str, Any] = {"bulk_id": None}
@@ -234,25 +237,29 @@ class FastSchema:
             for one, value in zip(self._own, values, strict=True):
                 loaded = value
                 if not (one.is_string and type(value) is str):
-                    loaded = one.load(value, extra, problems, payload)
+                    loaded = one.load(value, extra, problems, check)
                 if loaded is not missing:
                     (members if one.target in members else extra)[one.target] = loaded
         except ValidationError:
             return None
-        check_size(range(count), self._max_messages)
+        if len(records) > self._max_messages:
+            check()
+        check_size(records, self._max_messages)
         messages: list[MessageReport] = []
         invalid: list[InvalidDetail] = []
         load = self._messages.load
-        for index, record in enumerate(records):
-            message = load(*record, payload) if record else None
+        for index, (record, rest) in enumerate(zip(records, unknown, strict=False)):
+            message = None if record is None else load(record, rest, check)
             if message is None:
-                message = self._load_plainly(index, payload, invalid)
-                if message is None:
-                    if len(invalid) == MAX_ERRORS and not messages:
-                        # A sender of nothing but bad ones is not to have each of them tried twice.
-                        return None
-                    continue
-            messages.append(message)
+                plain_item = item(index)
+                if type(plain_item) is not dict or not _is_flat(plain_item):
+                    check()
+                message = self._load_plainly(index, plain_item, invalid)
+            if message is not None:
+                messages.append(message)
+            elif len(invalid) == MAX_ERRORS and not messages:
+                # A sender of nothing but bad ones is not to have each of them tried twice.
+                return None
         if invalid and not messages:
             errors = {one.index: one.errors for one in invalid[:MAX_ERRORS]}
             raise no_message_taken({self._details.key: errors})
@@ -260,10 +267,8 @@ class FastSchema:
         return report, invalid
 
     def _load_plainly(
-        self, index: int, payload: Payload, invalid: list[InvalidDetail]
+        self, index: int, item: Any, invalid: list[InvalidDetail]
     ) -> MessageReport | None:
-        details = payload()[self._details.key]
-        item = details if isinstance(details, dict) else details[index]
         try:
             return cast(MessageReport, self._messages.schema.load(item, many=False))
         except ValidationError as error:
@@ -279,7 +284,7 @@ class _Messages:
         self._members = members[: len(_MEMBERS)]
         self._added = members[len(_MEMBERS) :]
         self._keys = {one.key for one in members}
-        definition = [(f"m{number}", Any, one.default) for number, one in enumerate(members)]
+        definition = [(f"m{number}", Any, UNSET) for number, one in enumerate(members)]
         rename = {f"m{number}": one.key for number, one in enumerate(members)}
         name = type(schema).__name__
         #: What JSON is decoded into, if it has no unknown members.
@@ -312,20 +317,24 @@ class _Messages:
             return None
         return cls(schema, [*members, *by_target.values()], zone)
 
-    def record(self, item: Any) -> _Record | None:
-        """An object as msgspec has it, and its unknown members."""
-        if type(item) is not dict:
-            return None
-        unknown = {}
-        if not item.keys() <= self._keys:
-            unknown = self.schema.unknown_members(item)
-        return msgspec.convert(item, self._open), unknown
+    def record(self, item: Any) -> Any:
+        """An object as msgspec has it; ``None`` for what is none."""
+        return msgspec.convert(item, self._open) if type(item) is dict else None
 
-    def load(self, record: Any, extra: dict[str, Any], payload: Payload) -> MessageReport | None:
+    def item(self, records: Sequence[Any], index: int) -> dict[str, Any]:
+        """An object that was decoded, as it came."""
+        values = zip(self._members + self._added, astuple(records[index]), strict=True)
+        return {member.key: value for member, value in values if value is not UNSET}
+
+    def unknown_members(self, item: Any, check: Check) -> dict[str, Any]:
+        """The members of an object that no field knows."""
+        return _unknown_members(item, self._keys, check) if type(item) is dict else {}
+
+    def load(self, record: Any, extra: dict[str, Any], check: Check) -> MessageReport | None:
         """Make a message, or return ``None`` where it is for marshmallow.
 
         :param record: an object that was decoded.
-        :param extra: its unknown members.
+        :param extra: its members that no field knows.
         """
         message_id, to, sender, text, given, sent, done, status, callback_data, *added = astuple(
             record
@@ -334,29 +343,32 @@ class _Messages:
         members = self._members
         try:
             if type(message_id) is not str or not message_id:
-                message_id = members[0].load(message_id, extra, problems, payload)
+                message_id = members[0].load(message_id, extra, problems, check)
             if type(to) is not str and to is not None:
-                to = members[1].load(to, extra, problems, payload)
+                to = members[1].load(to, extra, problems, check)
             if type(sender) is not str and sender is not None:
-                sender = members[2].load(sender, extra, problems, payload)
+                sender = members[2].load(sender, extra, problems, check)
             if type(text) is not str and text is not None:
-                text = members[3].load(text, extra, problems, payload)
-            credit = given if given is None else self._credits.load(given)
-            if credit is UNSET:
-                credit = members[4].load(given, extra, problems, payload)
-            send_date = sent if sent is None else self._dates.read(sent)
+                text = members[3].load(text, extra, problems, check)
+            last, credit = self._credits.last
+            if given is not last:
+                credit = self._credits.load(given)
+                if credit is UNSET:
+                    credit = members[4].load(given, extra, problems, check)
+            send_date = self._dates.read(sent)
             if send_date is None and sent is not None:
-                send_date = members[5].load(sent, extra, problems, payload)
-            done_date = done if done is None else self._dates.read(done)
+                send_date = members[5].load(sent, extra, problems, check)
+            done_date = self._dates.read(done)
             if done_date is None and done is not None:
-                done_date = members[6].load(done, extra, problems, payload)
-            status = self._statuses.load(status, payload)
+                done_date = members[6].load(done, extra, problems, check)
+            equal, known = self._statuses.last
+            status = known if status == equal else self._statuses.load(status, check)
             if type(callback_data) is not str and callback_data is not None:
-                callback_data = members[8].load(callback_data, extra, problems, payload)
+                callback_data = members[8].load(callback_data, extra, problems, check)
             for number, value in enumerate(added):
                 member = self._added[number]
                 if not (member.is_string and type(value) is str):
-                    value = member.load(value, extra, problems, payload)
+                    value = member.load(value, extra, problems, check)
                 if value is not missing:
                     extra[member.target] = value
         except ValidationError:
@@ -382,32 +394,29 @@ class _Statuses:
 
     def __init__(self, member: _Member) -> None:
         self._member = member
-        self._schema = cast(StatusSchema, _nested(member.field))
-        self._members = _members(self._schema)
+        self._members = _members(_nested(member.field))
+        self._keys = {one.key for one in self._members}
         self._known: dict[tuple[Any, ...], Status] = {}
-        # The next is mostly equal to it.
-        self._last: tuple[dict[str, Any], Status] | None = None
+        #: The last one that was as it should be. The next is mostly equal to it.
+        self.last: tuple[Any, Any] = object(), None
 
-    def load(self, value: Any, payload: Payload) -> Status:
+    def load(self, value: Any, check: Check) -> Status:
         """What the field makes of a value.
 
         :raises ValidationError: it is refused.
         """
-        last = self._last
-        if last and value == last[0]:
-            return last[1]
         if type(value) is list and len(value) == 1:
             (value,) = value
         if type(value) is not dict:
-            return cast(Status, self._member.load(value, {}, {}, payload))
+            return cast(Status, self._member.load(value, {}, {}, check))
         key = tuple(value.items())
         try:
             status = self._known.get(key)
         except TypeError:  # there are objects or arrays in it
-            payload()
-            return self._new(value, payload)
+            check()
+            return self._new(value, check)
         if status is None:
-            status = self._new(value, payload)
+            status = self._new(value, check)
             # Strings are equal to nothing but strings, unlike 1, which is equal to True. What is
             # remembered has to be bounded.
             if {*map(type, value.values())} != {str} or status.extra or len(str(key)) > _KEPT:
@@ -415,58 +424,86 @@ class _Statuses:
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = status
-        self._last = value, status
+        self.last = value, status
         return status
 
-    def _new(self, value: dict[str, Any], payload: Payload) -> Status:
-        extra = self._schema.unknown_members(value)
+    def _new(self, value: dict[str, Any], check: Check) -> Status:
+        extra = _unknown_members(value, self._keys, check)
         problems: dict[str, str] = {}
         members = {}
         for one in self._members:
-            member = value.get(one.key, one.default)
-            if not (type(member) is str and one.is_string) and (
-                member is not None or one.default is UNSET
-            ):
-                member = one.load(member, extra, problems, payload)
+            member = value.get(one.key, UNSET)
+            if not (type(member) is str and one.is_string):
+                member = one.load(member, extra, problems, check)
             members[one.target] = member
         return Status(**members, extra=extra, problems=problems)
 
 
-class _Credits(dict[str, Decimal | None]):
+class _Credits(dict[str, Any]):
     """Credits by how they are written: those of messages are nearly always the same few."""
 
     def __init__(self, field: Field[Any]) -> None:
         self._field = field
-        # The next is mostly the same object.
-        self._last: tuple[Any, Any] = UNSET, UNSET
+        #: The last one. The next is mostly the same object.
+        self.last: tuple[Any, Any] = None, None
 
     def load(self, value: Any) -> Any:
         """What the field makes of a value, or ``UNSET`` where it is to be asked."""
-        last, credit = self._last
-        if value is last:
-            return credit
+        if value is None:
+            return None
         text = str(value) if type(value) is Decimal else value
         if type(text) is not str or len(text) > _LONGEST_CREDIT:
             return UNSET
         credit = self[text]
-        self._last = value, credit
+        if credit is not UNSET:
+            self.last = value, credit
         return credit
 
     def __missing__(self, text: str) -> Any:
         credit = self._field.deserialize(text)
         if type(credit) is Unreadable:
-            return UNSET
+            credit = UNSET
         if len(self) >= _KEPT:
             self.clear()
         self[text] = credit
         return credit
 
 
-def _untyped(document: bytes) -> Any:
-    """:raises CallbackError: its structure is none of a delivery report."""
-    payload = msgspec.json.Decoder(float_hook=decimal).decode(document)
+_untyped = msgspec.json.Decoder(float_hook=decimal)
+
+
+def _check_structure(payload: Any, document: bytes) -> None:
+    """:raises MalformedBody: it is none of a delivery report."""
     check_structure(payload, len(document.decode()))
-    return payload
+
+
+def _once(action: Callable[[], None]) -> Callable[[], None]:
+    return lru_cache(maxsize=1)(action)
+
+
+def _unknown_members(item: dict[str, Any], keys: set[str], check: Check) -> dict[str, Any]:
+    """The members of an object that no field knows, as plain values."""
+    unknown = item.keys() - keys
+    if not unknown:
+        return {}
+    if len(unknown) > _MANY_MEMBERS:
+        check()
+    extra = {}
+    for name, value in item.items():
+        if name in unknown:
+            if isinstance(value, dict | list):
+                check()
+            extra[name] = value if type(value) is str else plain(value)
+    return extra
+
+
+def _is_flat(item: Any) -> bool:
+    """Whether an object holds no more than objects of single values."""
+    inner = [value for value in item.values() if isinstance(value, dict | list)]
+    return all(
+        type(one) is dict and not any(isinstance(value, dict | list) for value in one.values())
+        for one in inner
+    )
 
 
 def _members(schema: Schema) -> list[_Member]:
@@ -476,6 +513,7 @@ def _members(schema: Schema) -> list[_Member]:
             target=field.attribute or name,
             field=field,
             is_string=type(field) is String and field.is_plain and not field.validators,
+            is_optional=not field.required and field.load_default is None,
         )
         for name, field in schema.load_fields.items()
     ]

@@ -77,7 +77,7 @@ any_text = st.text(st.characters(exclude_categories=[]), max_size=5)
 numbers = (
     st.integers()
     | st.booleans()
-    | st.decimals()
+    | st.decimals().filter(lambda number: not number.is_snan())  # which no parser gives
     | st.decimals(places=16, min_value=-2, max_value=2)
     | st.floats()
 )
