@@ -8,15 +8,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from flask import Flask
+
+from . import contenders
 from . import inbox
 from .bodies import FORMATS
 from .bodies import SHAPES
+from .bodies import VARIANTS
 from .bodies import Format
 from .bodies import body
+from .bodies import callback
 from .in_process import CONTENDERS
 from .in_process import peak_memory
 from .in_process import post_to
@@ -117,6 +123,87 @@ def show_shapes(results: dict[str, dict[str, Result]]) -> None:
     print()
 
 
+# JSON that is not as the specification shows it.
+
+
+def variants() -> dict[str, tuple[Flask, bytes, int]]:
+    """What is posted where, and how many messages of it are taken."""
+    ours = contenders.ours()
+    bodies = {}
+    for name, change in VARIANTS.items():
+        payload = callback(500)
+        change(payload)
+        taken = 499 if "invalid" in name else 500
+        bodies[name] = ours, json.dumps(payload, ensure_ascii=False).encode(), taken
+    escaped = json.dumps(callback(500)).encode()
+    own = contenders.ours(contenders.OwnReportSchema)
+    with_member = bodies["an unknown member in each"][1]
+    return {
+        **bodies,
+        "with \\u escapes": (ours, escaped, 500),
+        "a schema with one more field": (own, with_member, 500),
+    }
+
+
+def measure_variants(arguments: argparse.Namespace) -> dict[str, dict[str, Result]]:
+    actions = {
+        (name, "ours"): post_to(app, content, "json", taken, taken)
+        for name, (app, content, taken) in variants().items()
+    }
+    escaped = variants()["with \\u escapes"][1]
+    for name in ("hand-written", "Pydantic"):
+        actions["with \\u escapes", name] = post_to(CONTENDERS[name](), escaped, "json", 500, 500)
+    results: dict[str, dict[str, Result]] = {}
+    for (variant, name), result in interleaved(actions, arguments.rounds).items():
+        results.setdefault(variant, {})[name] = result
+    return results
+
+
+def show_variants(results: dict[str, dict[str, Result]]) -> None:
+    print(
+        "A callback of 500 messages in JSON, in ms, and the ratio to the one that is as specified"
+    )
+    usual = results["as specified"]["ours"]
+    for variant, by_name in results.items():
+        ours = by_name["ours"]
+        ratios = "".join(
+            f"   {name} {ratio(ours, one):.2f}" for name, one in by_name.items() if name != "ours"
+        )
+        print(f"  {variant:<38}{ours['median']:7.2f} {ratio(ours, usual):5.2f}{ratios}")
+    print()
+
+
+# Without msgspec.
+
+
+def measure_plain(arguments: argparse.Namespace) -> dict[str, dict[str, Result]]:
+    actions = {
+        (f"{format}, {messages}", name): post_to(
+            app(), body(format, messages), format, messages, messages
+        )
+        for format in ("json", "xml")
+        for messages in (1, 500)
+        for name, app in {
+            "ours": partial(contenders.ours, fast=False),
+            "marshmallow": contenders.plain_marshmallow,
+        }.items()
+    }
+    results: dict[str, dict[str, Result]] = {}
+    repeat = {"json, 1": 50, "xml, 1": 50}
+    measured = interleaved(actions, arguments.rounds, lambda one: repeat.get(one[0], 1))
+    for (what, name), result in measured.items():
+        results.setdefault(what, {})[name] = result
+    return results
+
+
+def show_plain(results: dict[str, dict[str, Result]]) -> None:
+    print("Without msgspec, in ms, and the ratio of ours to plain marshmallow")
+    for what, by_name in results.items():
+        ours, other = by_name["ours"], by_name["marshmallow"]
+        print(f"  {what:<12}{ours['median']:9.3f}{other['median']:9.3f} {ratio(ours, other):5.2f}")
+    print()
+
+
 # Memory, and the time to import.
 
 
@@ -201,6 +288,8 @@ def show_http(results: dict[str, dict[str, float] | None]) -> None:
 PARTS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "requests": (measure_requests, show_requests),
     "shapes": (measure_shapes, show_shapes),
+    "variants": (measure_variants, show_variants),
+    "plain": (measure_plain, show_plain),
     "memory": (measure_memory, show_memory),
     "import": (measure_import, show_import),
     "inbox": (measure_inbox, show_inbox),

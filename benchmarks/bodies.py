@@ -27,6 +27,25 @@ SHAPES: dict[str, Callable[[str], str]] = {
     "one comment": lambda text: text.replace("<details>", "<!-- a comment --><details>"),
 }
 
+#: JSON that is not as the specification shows it, but for the first.
+VARIANTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "as specified": lambda payload: None,
+    "one message invalid": lambda payload: payload["details"][250].pop("messageId"),
+    "an unknown member in each": lambda payload: _each(payload, operator="AIS"),
+    "an integer for a string in each": lambda payload: _each(payload, to=66123450000),
+    "a status in an array in each": lambda payload: _each(
+        payload, status=[payload["details"][0]["status"]]
+    ),
+    "a credit that cannot be read in each": lambda payload: _each(payload, credit="1,00"),
+    "a Buddhist year in each": lambda payload: _each(payload, doneDate="2562-05-27T14:40:09.44"),
+}
+
+
+def _each(payload: dict[str, Any], **members: Any) -> None:
+    for detail in payload["details"]:
+        detail.update(members)
+
+
 _START = datetime(2019, 5, 27, 14, 39, 40, 273_000)
 _STATUSES = (
     *[("000", "DELIVERED", "Successfully sent to phone")] * 18,

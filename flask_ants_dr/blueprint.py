@@ -30,6 +30,7 @@ from .errors import LengthRequired
 from .errors import MalformedBody
 from .errors import Unauthorized
 from .errors import UnsupportedMediaType
+from .escaping import printable
 from .models import Envelope
 from .receive import Received
 from .receive import fast_schema
@@ -163,7 +164,9 @@ class DeliveryReportBlueprint(Blueprint):
             response: Response = self._receive_authenticated()
         except CallbackError as error:
             source = _source()
-            _logger.warning("%s: callback refused with %d: %s", source, error.status, error)
+            _logger.warning(
+                "%s: callback refused with %d: %s", source, error.status, printable(str(error))
+            )
             dispatch_rejection(_app(), error, source)
             return _problem(_app(), error)
         return response
@@ -237,7 +240,9 @@ def _read_body(callback: Request, limit: int) -> bytes:
         body = None
     except ClientDisconnected:
         raise MalformedBody("The body ended before its Content-Length.") from None
-    except Exception as error:  # servers have errors of their own, such as for a bad chunk size
+    except AssertionError:  # a defect, and not the body's
+        raise
+    except Exception as error:  # servers have kinds of their own, such as for a bad chunk size
         raise MalformedBody(
             f"The server could not read the body ({type(error).__name__})."
         ) from None

@@ -66,7 +66,7 @@ class Status:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
     or ``float``)."""
-    problems: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    problems: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Why a member could not be read, by its name on the wire; no values."""
 
     @property
@@ -108,7 +108,7 @@ class MessageReport:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
     or ``float``)."""
-    problems: Mapping[str, str] = field(default_factory=dict, hash=False)
+    problems: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why a member could not be read, by its name on the wire, e.g. ``doneDate``; no values. The
     member itself is ``None``, and ``extra`` has what came. (Those of ``status`` are in its own.)"""
 
@@ -147,7 +147,7 @@ class DeliveryReport:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
     or ``float``)."""
-    problems: Mapping[str, str] = field(default_factory=dict, hash=False)
+    problems: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why a member of the report itself could not be read, by its name on the wire; no values."""
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from .decoding import decode
 from .decoding import json_document
 from .dispatch import dispatch_report
 from .errors import UnsupportedMediaType
+from .escaping import printable
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
@@ -134,5 +135,5 @@ def _warn(source: str, received: Received) -> None:
             source,
             odd,
             total,
-            ", ".join(counts),
+            printable(", ".join(counts)),
         )

@@ -115,7 +115,22 @@ class _Member(fields.Field[_T]):
         except ValidationError as error:
             if not self.tolerant:
                 raise
-            return Unreadable(attr or str(self.name), " ".join(map(str, error.messages)), value)
+            reason = " ".join(map(str, error.messages))
+            return Unreadable(attr or str(self.name), reason, _as_it_came(value))
+
+
+def _as_it_came(value: Any) -> Any:
+    """A value that JSON can hold and that is no more readable than what came.
+
+    A number that has no equal ``float`` is a text in an array of its own.
+    """
+    if isinstance(value, int) and not -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
+        value = Decimal("NaN")
+    if isinstance(value, Decimal) and not (
+        isfinite(float(value)) and Decimal(str(float(value))) == value
+    ):
+        return [str(value)]
+    return value
 
 
 class String(_Member[str]):

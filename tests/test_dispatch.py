@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from dataclasses import dataclass
 from typing import Any
 from typing import cast
 
 import pytest
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
@@ -111,18 +113,108 @@ def test_a_report_received_that_raises_stops_no_message(
     assert len(heard.messages) == 2
 
 
-def test_what_is_no_exception_is_not_caught(app: Flask, ants: Ants) -> None:
-    """A server that ends a request, or the process, by a BaseException does so at once."""
+@pytest.mark.parametrize(
+    "kind", [CancelledError, SystemExit, type("Timeout", (BaseException,), {})]
+)
+def test_what_is_no_exception_keeps_nobody_from_its_turn(
+    app: Flask, ants: Ants, heard: Heard, kind: type[BaseException]
+) -> None:
+    """gevent.Timeout and asyncio.CancelledError are none of Exception's."""
 
-    class Timeout(BaseException):
-        pass
+    def fail(sender: Flask, message: Any, **extra: Any) -> None:
+        raise kind
 
+    app.testing = True
+    message_reported.connect(fail, sender=app)
+    with pytest.raises(ExceptionGroup) as raised:
+        ants.post(callback(detail(), detail()))
+    assert len(heard.messages) == 2
+    assert [type(one.__cause__) for one in raised.value.exceptions] == [kind, kind]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+def test_what_ends_a_process_or_a_coroutine_is_not_caught(
+    app: Flask, ants: Ants, kind: type[BaseException]
+) -> None:
     def fail(sender: Flask, **extra: Any) -> None:
-        raise Timeout
+        raise kind
 
     message_reported.connect(fail, sender=app)
-    with pytest.raises(Timeout):
+    with pytest.raises(kind):
         ants.post(callback(detail()))
+
+
+def test_subscribers_are_called_in_the_order_in_which_they_were_connected(
+    app: Flask, ants: Ants
+) -> None:
+    called: list[int] = []
+
+    def subscriber(number: int) -> Any:
+        return lambda sender, **extra: called.append(number)
+
+    subscribers = [subscriber(number) for number in range(50)]
+    for one in subscribers:
+        message_reported.connect(one, sender=app)
+    ants.post(callback(detail()))
+    assert called == list(range(50))
+
+
+def test_a_failure_leaves_its_application_context_to_nobody() -> None:
+    """A database session that needs a rollback is bound to the context."""
+    app = make_app()
+    database = SQLAlchemy()
+
+    class Order(database.Model):  # type: ignore[name-defined,misc]
+        id = database.Column(database.Integer, primary_key=True)
+        message_id = database.Column(database.String, unique=True)
+
+    class Line(database.Model):  # type: ignore[name-defined,misc]
+        id = database.Column(database.Integer, primary_key=True)
+        message_id = database.Column(database.String)
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    database.init_app(app)
+
+    def first(sender: Flask, message: Any, **extra: Any) -> None:
+        database.session.add(Order(message_id=message.message_id))
+        database.session.commit()
+
+    def second(sender: Flask, message: Any, **extra: Any) -> None:
+        database.session.add(Line(message_id=message.message_id))
+        database.session.commit()
+
+    for subscriber in (first, second):
+        message_reported.connect(subscriber, sender=app)
+    with app.app_context():
+        database.create_all()
+        database.session.add(Order(message_id="0"))
+        database.session.commit()
+    answer = Ants(app.test_client()).post(
+        callback(*(detail(messageId=str(number)) for number in range(5)))
+    )
+    assert answer.status_code == 500
+    with app.app_context():
+        for model in (Order, Line):
+            stored = database.session.scalars(database.select(model.message_id))
+            assert sorted(stored) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_failing_teardown_after_a_failure_is_one_more(app: Flask, ants: Ants) -> None:
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise LookupError
+
+    app.testing = True
+    message_reported.connect(fail, sender=app)
+    failing = iter([True, False])
+
+    @app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        if next(failing, False):
+            raise ValueError
+
+    with pytest.raises(ExceptionGroup) as raised:
+        ants.post(callback(detail()))
+    assert [type(one) for one in raised.value.exceptions] == [LookupError, ValueError]
 
 
 def test_coroutine_subscribers(app: Flask, ants: Ants) -> None:

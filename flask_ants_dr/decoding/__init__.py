@@ -34,12 +34,11 @@ def decode(body: bytes, content_type: str | None) -> Any:
     ``""``, ``xsi:nil`` as ``None``, repeated ones as a list. Every string can be stored: what no
     database takes, or XML has no character for, is U+FFFD.
 
-    :param body: the bytes as they came. Their first character says whether they are JSON or XML.
-    :param content_type: the ``Content-Type`` header, for its ``charset``, and for where the first
-        character says nothing.
+    :param body: the bytes as they came.
+    :param content_type: the ``Content-Type`` header: any media type of JSON or XML, with or
+        without ``charset``. Of another one, or without, the first character decides.
     :return: a dict, where the sender does as the specification says.
-    :raises UnsupportedMediaType: neither the first character nor the content type is one of JSON
-        or XML.
+    :raises UnsupportedMediaType: neither of the two is one of JSON or XML.
     :raises MalformedBody: the text cannot be read, is not well formed, declares a DTD or an
         entity, is nested too deep, or has a tag of more than 10,000 bytes.
     """
@@ -82,13 +81,15 @@ def _format(body: bytes, content_type: str | None) -> tuple[bool, str | None]:
     # What is remembered of a sender has to be bounded.
     remembered = len(content_type or "") <= _REMEMBERED_CHARACTERS
     is_xml, charset = (_media_type if remembered else _media_type.__wrapped__)(content_type)
-    if first := _FIRST_CHARACTER.match(body):
-        is_xml = first[1] == b"<"
     if is_xml is None:
-        raise UnsupportedMediaType(
-            "The body is neither JSON nor XML by its first character, nor is its content type; ANTS"
-            " sends what the notifyContentType of the Send request asks for."
-        )
+        first = _FIRST_CHARACTER.match(body)
+        if first is None:
+            raise UnsupportedMediaType(
+                "The content type must be application/json or application/xml, and the body is"
+                " neither by its first character; ANTS sends what the notifyContentType of the Send"
+                " request asks for."
+            )
+        is_xml = first[1] == b"<"
     return is_xml, charset
 
 

@@ -84,8 +84,10 @@ def _read(body: bytes, encodings: list[str]) -> str:
     for encoding in encodings:
         try:
             text = join_surrogates(body.decode(encoding, "surrogatepass"))
-        except (UnicodeError, LookupError):
+        except UnicodeError:
             text = body.decode(encoding, "replace")
+        except LookupError:  # it is no encoding of texts
+            continue
         if text.count("\ufffd") * _CHARACTERS_FOR_EACH_UNREADABLE <= len(text):
             return text
     raise MalformedBody(

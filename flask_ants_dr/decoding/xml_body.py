@@ -59,12 +59,8 @@ def parse_xml(data: bytes) -> Any:
     try:
         payload = _parse(data)
     except ExpatError as error:
-        mended = _mend(data)
-        try:
-            if mended == data:
-                raise
-            payload = _parse(mended)
-        except ExpatError:
+        payload = _parse_mended(data)
+        if payload is None:
             raise MalformedBody(
                 f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
                 f" column {error.offset + 1}."
@@ -95,6 +91,18 @@ def _parse(data: bytes) -> Any:
         parser.CharacterDataHandler = None
     (payload,) = members.values()
     return payload
+
+
+def _parse_mended(data: bytes) -> dict[str, Any] | None:
+    """What a document holds once it is mended, or ``None`` where that makes no report of it."""
+    mended = _mend(data)
+    if mended == data:
+        return None
+    try:
+        payload = _parse(mended)
+    except ExpatError:
+        return None
+    return payload if isinstance(payload, dict) else None
 
 
 def _mend(data: bytes) -> bytes:

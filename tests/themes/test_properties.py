@@ -122,8 +122,8 @@ LETTERS = st.characters(exclude_categories=["Cs", "Cc"], include_characters="\t\
 XML_LETTERS = LETTERS.filter(lambda letter: letter not in "\ufffe\uffff")
 THAI_LETTERS = st.characters(codec="tis-620", exclude_categories=["Cc"])
 DATES = st.datetimes(
-    min_value=datetime(2, 1, 1),
-    max_value=datetime(9998, 12, 31),
+    min_value=datetime(545, 1, 1),
+    max_value=datetime(2399, 12, 30),
     timezones=st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m))),
 )
 CREDITS = st.decimals(
