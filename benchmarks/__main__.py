@@ -177,16 +177,17 @@ def show_variants(results: dict[str, dict[str, Result]]) -> None:
 
 
 def measure_plain(arguments: argparse.Namespace) -> dict[str, dict[str, Result]]:
+    without_msgspec: dict[str, Callable[[], Flask]] = {
+        "ours": partial(contenders.ours, fast=False),
+        "marshmallow": contenders.plain_marshmallow,
+    }
     actions = {
         (f"{format}, {messages}", name): post_to(
             app(), body(format, messages), format, messages, messages
         )
         for format in ("json", "xml")
         for messages in (1, 500)
-        for name, app in {
-            "ours": partial(contenders.ours, fast=False),
-            "marshmallow": contenders.plain_marshmallow,
-        }.items()
+        for name, app in without_msgspec.items()
     }
     results: dict[str, dict[str, Result]] = {}
     repeat = {"json, 1": 50, "xml, 1": 50}

@@ -159,7 +159,7 @@ def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str])
     connection.execute("COMMIT")
 
 
-def accept(inbox: BoundInbox, came: Envelope) -> None:
+def take_in(inbox: BoundInbox, came: Envelope) -> None:
     received = read_by(inbox, came)
     inbox.accept(came, received.report, received.invalid)
 
@@ -175,7 +175,7 @@ def claim(name: str, urls: tuple[str, str]) -> None:
             fill(inbox, count)
             for number in range(7):
                 came = envelope(number)
-                accept(inbox, came)
+                take_in(inbox, came)
         for _ in range(ROUNDS):
             for count, inbox in inboxes.items():
                 times[count].append(timed(partial(claim_once, inbox)))
@@ -231,7 +231,7 @@ def drain(url: Callable[[], str]) -> None:
         with inbox_at(url()) as inbox:
             for number in range(callbacks_count):
                 came = envelope(number)
-                accept(inbox, came)
+                take_in(inbox, came)
             command = [
                 sys.executable,
                 "-m",

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from datetime import timedelta
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
@@ -38,7 +36,6 @@ from .models import DeliveryReport
 from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
-from .schemas import FIRST_BUDDHIST_YEAR
 from .schemas import MAX_ERRORS
 from .schemas import NOT_EMPTY
 from .schemas import Credit
@@ -46,6 +43,7 @@ from .schemas import Date
 from .schemas import Details
 from .schemas import MessageSchema
 from .schemas import One
+from .schemas import PlainDates
 from .schemas import ReportSchema
 from .schemas import StatusSchema
 from .schemas import String
@@ -81,13 +79,6 @@ _SIMPLE = {
     *(String, Credit, Date),
     *(fields.Boolean, fields.Decimal, fields.Float, fields.Integer, fields.Raw, fields.String),
 }
-
-# Where a date has its hour, and what separates minutes, seconds and their fraction, by its length.
-_HOUR = slice(13)
-_SEPARATORS = slice(13, 20, 3)
-_SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
-_LONGEST_DATE = 26
-_FIRST_YEAR = 1970  # the offsets of time zones were less regular before
 
 _LONGEST_CREDIT = 50
 _KEPT = 1000
@@ -296,7 +287,7 @@ class _Messages:
             name, definition, rename=rename, gc=False, forbid_unknown_fields=True
         )
         self._open = msgspec.defstruct(name, definition, rename=rename, gc=False)
-        self._offsets = _Offsets(zone)
+        self._dates = PlainDates(zone)
         self._credits = _Credits(self._members[4].field)
         self._statuses = _Statuses(self._members[7])
 
@@ -353,10 +344,10 @@ class _Messages:
             credit = given if given is None else self._credits.load(given)
             if credit is UNSET:
                 credit = members[4].load(given, extra, problems, payload)
-            send_date = sent if sent is None else self._offsets.date(sent)
+            send_date = sent if sent is None else self._dates.read(sent)
             if send_date is None and sent is not None:
                 send_date = members[5].load(sent, extra, problems, payload)
-            done_date = done if done is None else self._offsets.date(done)
+            done_date = done if done is None else self._dates.read(done)
             if done_date is None and done is not None:
                 done_date = members[6].load(done, extra, problems, payload)
             status = self._statuses.load(status, payload)
@@ -471,44 +462,6 @@ class _Credits(dict[str, Decimal | None]):
         return credit
 
 
-class _Offsets(dict[str, str]):
-    """The offset of a time zone by the hour: ``+07:00`` for ``2019-05-27T14``."""
-
-    def __init__(self, zone: tzinfo) -> None:
-        self._zone = zone
-
-    def date(self, value: Any) -> datetime | None:
-        """A date without an offset of its own, or ``None`` where the field is to be asked."""
-        try:
-            if value[_SEPARATORS] == _SEPARATORS_BY_LENGTH[len(value)]:
-                if (
-                    len(value) > _LONGEST_DATE
-                ):  # fromisoformat() takes anything after the sixth digit
-                    finer = value[_LONGEST_DATE:]
-                    if not (finer.isascii() and finer.isdigit()):
-                        return None
-                    value = value[:_LONGEST_DATE]
-                return datetime.fromisoformat(value + self[value[_HOUR]])
-        except (AttributeError, LookupError, TypeError, ValueError):
-            pass
-        return None
-
-    def __missing__(self, hour: str) -> str:
-        start = datetime.fromisoformat(hour)
-        offset = self._zone.utcoffset(start)
-        if (
-            start.isoformat()[:13] != hour
-            or not _FIRST_YEAR <= start.year < FIRST_BUDDHIST_YEAR
-            or offset is None
-            or offset != self._zone.utcoffset(start + timedelta(minutes=59, seconds=59))
-        ):
-            raise ValueError
-        if len(self) >= _KEPT:
-            self.clear()
-        text = self[hour] = start.replace(tzinfo=timezone(offset)).isoformat()[19:]
-        return text
-
-
 def _untyped(document: bytes) -> Any:
     """:raises CallbackError: its structure is none of a delivery report."""
     payload = msgspec.json.Decoder(float_hook=decimal).decode(document)
@@ -522,7 +475,7 @@ def _members(schema: Schema) -> list[_Member]:
             key=name if field.data_key is None else field.data_key,
             target=field.attribute or name,
             field=field,
-            is_string=type(field) is String and _is_plain(field) and not field.validators,
+            is_string=type(field) is String and field.is_plain and not field.validators,
         )
         for name, field in schema.load_fields.items()
     ]

@@ -38,7 +38,6 @@ from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import post_dump
 from marshmallow import post_load
-from marshmallow import pre_load
 from marshmallow.validate import Length
 
 from .decoding.text import storable
@@ -77,6 +76,14 @@ FIRST_BUDDHIST_YEAR = 2400
 _BUDDHIST_YEARS = 543
 _YEARS_OF_NO_DATE = {1, 1 + _BUDDHIST_YEARS}
 
+# Where a plain date has its hour, and what separates minutes, seconds and their fraction, by its length.
+_HOUR = slice(13)
+_SEPARATORS = slice(13, 20, 3)
+_SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
+_LONGEST_DATE = 26
+_FIRST_PLAIN_YEAR = 1970  # the offsets of time zones were less regular before
+_KEPT_HOURS = 1000
+
 NOT_EMPTY = Length(min=1, error="Must not be empty.")
 
 
@@ -102,6 +109,16 @@ class _Member(fields.Field[_T]):
     def __init__(self, *, tolerant: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tolerant = tolerant
+        # marshmallow has the two hooks from 4.3 on.
+        hooks = *getattr(self, "pre_load", ()), *getattr(self, "post_load", ())
+        self.is_plain = not hooks and list(self.validators) in ([], [NOT_EMPTY])
+        """Whether a value counts for what it is, without a word of a host's."""
+
+    def read_plain(self, value: Any) -> Any:
+        """What becomes of a value that is as it should be, in a fraction of marshmallow's time.
+
+        :return: ``None`` where marshmallow is to be asked.
+        """
 
     def deserialize(
         self,
@@ -110,6 +127,8 @@ class _Member(fields.Field[_T]):
         data: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
+        if self.is_plain and (read := self.read_plain(value)) is not None:
+            return read
         try:
             return super().deserialize(value, attr, data, **kwargs)
         except ValidationError as error:
@@ -142,6 +161,11 @@ class String(_Member[str]):
     default_error_messages = {
         "invalid": "Not a string: send a string, or an integer for its digits.",
     }
+
+    def read_plain(self, value: Any) -> str | None:
+        if type(value) is str and (value or not self.validators):
+            return storable(value)
+        return None
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
         if type(value) is int and -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
@@ -183,6 +207,49 @@ class Credit(_Member[Decimal | None]):
         return None if value is None else str(value)
 
 
+class PlainDates(dict[str, str]):
+    """Reads dates as ANTS writes them, without an offset, some ten times as fast as :class:`Date`.
+
+    It remembers the offsets of a time zone by the hour: ``+07:00`` for ``2019-05-27T14``.
+
+    :param zone: what the dates are from.
+    """
+
+    def __init__(self, zone: tzinfo) -> None:
+        self.zone = zone
+
+    def read(self, value: Any) -> datetime | None:
+        """The date that :class:`Date` makes of a value, or ``None`` where that is to be asked."""
+        try:
+            if value[_SEPARATORS] == _SEPARATORS_BY_LENGTH[len(value)]:
+                if (
+                    len(value) > _LONGEST_DATE
+                ):  # fromisoformat() takes anything after the sixth digit
+                    finer = value[_LONGEST_DATE:]
+                    if not (finer.isascii() and finer.isdigit()):
+                        return None
+                    value = value[:_LONGEST_DATE]
+                return datetime.fromisoformat(value + self[value[_HOUR]])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            pass
+        return None
+
+    def __missing__(self, hour: str) -> str:
+        start = datetime.fromisoformat(hour)
+        offset = self.zone.utcoffset(start)
+        if (
+            start.isoformat()[:13] != hour
+            or not _FIRST_PLAIN_YEAR <= start.year < FIRST_BUDDHIST_YEAR
+            or offset is None
+            or offset != self.zone.utcoffset(start + timedelta(minutes=59, seconds=59))
+        ):
+            raise ValueError
+        if len(self) >= _KEPT_HOURS:
+            self.clear()
+        text = self[hour] = start.replace(tzinfo=timezone(offset)).isoformat()[19:]
+        return text
+
+
 class Date(_Member[datetime | None]):
     """An aware :class:`~datetime.datetime` with a fixed offset.
 
@@ -197,6 +264,14 @@ class Date(_Member[datetime | None]):
     default_error_messages = {
         "invalid": "Not a date and time such as 2019-05-27T14:39:40.273.",
     }
+
+    _plain_dates = PlainDates(BANGKOK)
+
+    def read_plain(self, value: Any) -> datetime | None:
+        zone = getattr(self.root, "timezone", BANGKOK)
+        if self._plain_dates.zone is not zone:
+            self._plain_dates = PlainDates(zone)
+        return self._plain_dates.read(value)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime | None:
         if not isinstance(value, str):
@@ -286,6 +361,8 @@ class _Nested(fields.Nested):
 class One(_Nested):
     """One object; an array that holds nothing else is taken for it.
 
+    So is a text, where the schema says in ``member_of_text`` which member that is.
+
     :param nested: the class of its schema.
     :raises TypeError: it is no class.
     """
@@ -293,6 +370,8 @@ class One(_Nested):
     def _deserialize(self, value: Any, attr: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(value, list) and len(value) == 1:
             (value,) = value
+        if isinstance(value, str) and (member := getattr(self.schema, "member_of_text", None)):
+            value = {member: value}
         return super()._deserialize(value, attr, data, *args, **kwargs)
 
 
@@ -390,17 +469,21 @@ class WireSchema(Schema):
     @post_load(pass_original=True)
     def _make(self, data: dict[str, Any], original: Any, **kwargs: Any) -> Any:
         unreadable: list[Unreadable] = getattr(data, "unreadable", [])
+        extra: dict[str, Any] = {}
         try:
             # What a host's pre_load has made a report of need be no object.
-            extra = self.unknown_members(original) if isinstance(original, Mapping) else {}
-            extra |= {one.name: plain(one.value) for one in unreadable}
+            if isinstance(original, Mapping) and not original.keys() <= self._wire_names:
+                extra = self.unknown_members(original)
+            for one in unreadable:
+                extra[one.name] = plain(one.value)
         except ValueError as error:
             raise ValidationError(str(error), "extra") from None
-        extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
-        members = {**data, "extra": extra}
-        if self._has_problems:
-            members["problems"] = {one.name: one.reason for one in unreadable}
-        return self.model(**members)
+        if not data.keys() <= self._model_names:
+            extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
+        if not self._has_problems:
+            return self.model(**data, extra=extra)
+        problems = {one.name: one.reason for one in unreadable}
+        return self.model(**data, extra=extra, problems=problems)
 
     def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
         """The members of an object that no field knows, as plain values.
@@ -434,10 +517,8 @@ class StatusSchema(WireSchema):
     name = String(required=True, validate=NOT_EMPTY)
     description = String(load_default=None, tolerant=True)
 
-    @pre_load
-    def _from_its_name(self, data: Any, **kwargs: Any) -> Any:
-        """The name alone tells what became of the message, too."""
-        return {"name": data} if isinstance(data, str) else data
+    #: The name alone tells what became of the message, too.
+    member_of_text = "name"
 
 
 class MessageSchema(WireSchema):

@@ -50,7 +50,6 @@ from flask_ants_dr.config import Settings
 from flask_ants_dr.decoding.json_body import _numbers
 from flask_ants_dr.decoding.json_body import parse_json
 from flask_ants_dr.decoding.json_body import with_storable_texts
-from flask_ants_dr.fast import _Offsets
 from flask_ants_dr.models import Envelope
 from flask_ants_dr.receive import Received
 from flask_ants_dr.receive import fast_schema
@@ -60,6 +59,7 @@ from flask_ants_dr.schemas import Credit
 from flask_ants_dr.schemas import Date
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.schemas import One
+from flask_ants_dr.schemas import PlainDates
 from flask_ants_dr.schemas import String
 from flask_ants_dr.schemas import WireSchema
 from flask_ants_dr.schemas import validate
@@ -669,7 +669,7 @@ def test_what_is_remembered_is_bounded() -> None:
         )
         done = [message.done_date for message in heard.messages]
         assert done == [moment.replace(tzinfo=ZoneInfo("Asia/Bangkok")) for moment in moments]
-    offsets = _Offsets(UTC)
+    offsets = PlainDates(UTC)
     for hour in range(3000):
         assert offsets[(start + timedelta(hours=hour)).isoformat()[:13]] == "+00:00"
         assert parse_json(f"{hour}.0") == hour

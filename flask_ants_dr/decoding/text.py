@@ -32,7 +32,10 @@ _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "uni
 
 def storable(text: str) -> str:
     """A text as a database can store it: with U+FFFD for each NUL and each lone surrogate."""
-    return _UNSTORABLE.sub("\ufffd", text) if _UNSTORABLE.search(text) else text
+    # Most texts are ASCII, and know it.
+    if "\0" not in text and (text.isascii() or not _UNSTORABLE.search(text)):
+        return text
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def join_surrogates(text: str) -> str:
