@@ -1,7 +1,7 @@
 """What became of each message: tables beside those of the inbox, in its SQLite file.
 
-Because it is one file, a record and the inbox's note that the message is done are lost together to a
-power failure, or not at all. Times are seconds since 1970.
+Because it is one file, a record and the inbox's note that the message is done are lost together to
+a power failure, or not at all. Times are seconds since 1970.
 """
 
 from __future__ import annotations

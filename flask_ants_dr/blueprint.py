@@ -275,6 +275,6 @@ def _problem(app: Flask, error: CallbackError) -> Response:
     return response
 
 
-# Not the host's JSON provider, which may take no integers for keys: marshmallow's errors have them. A
-# message can be a lazily translated string.
+# Not the host's JSON provider, which may take no integers for keys: marshmallow's errors have them.
+# A message can be a lazily translated string.
 _to_json = json.JSONEncoder(default=str).encode

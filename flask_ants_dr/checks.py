@@ -128,8 +128,8 @@ def _credentials(app: Flask, registration: Registration) -> _Found:
             "warning",
             "credentials",
             (
-                f"present, but the password is weak: take {_PASSWORD_CHARACTERS} characters or more,"
-                " at random"
+                f"present, but the password is weak: take {_PASSWORD_CHARACTERS} characters or"
+                " more, at random"
             ),
         )
     else:
@@ -170,8 +170,8 @@ def _limits(app: Flask, registration: Registration) -> _Found:
             "error",
             "limits",
             (
-                f"{prefix}_MAX_CONTENT_LENGTH is {settings.max_content_length:,} bytes, and a bulk of"
-                f" {_MESSAGES_OF_A_BULK} messages can have {_BYTES_OF_A_BULK:,}"
+                f"{prefix}_MAX_CONTENT_LENGTH is {settings.max_content_length:,} bytes, and a bulk"
+                f" of {_MESSAGES_OF_A_BULK} messages can have {_BYTES_OF_A_BULK:,}"
             ),
         )
     elif settings.max_messages < _MESSAGES_OF_A_BULK:

@@ -54,9 +54,10 @@ def read_settings(config: Mapping[str, Any], prefix: str, *, needs_credentials: 
     elif needs_credentials and not credentials:
         raise ValueError(
             f"The delivery report callback has no credentials: set {prefix}_USERNAME and"
-            f" {prefix}_PASSWORD to the pair that ANTS presents (or {prefix}_CREDENTIALS to several,"
-            f" or {prefix}_AUTH_REQUIRED to False to let everyone in). In the environment their names"
-            " begin with FLASK_, where the application calls app.config.from_prefixed_env()."
+            f" {prefix}_PASSWORD to the pair that ANTS presents (or {prefix}_CREDENTIALS to"
+            f" several, or {prefix}_AUTH_REQUIRED to False to let everyone in). In the environment"
+            " their names begin with FLASK_, where the application calls"
+            " app.config.from_prefixed_env()."
         )
     return Settings(
         auth_required=auth_required,

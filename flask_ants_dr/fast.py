@@ -1,10 +1,10 @@
 """The schemas by msgspec (extra ``fast``): the same models, some ten times as fast.
 
-From the marshmallow schema in force are made types that msgspec decodes a body into: each object with
-its members, whatever they hold. What a member should hold is looked at here, and what is anything else
-its marshmallow field reads. A message that is refused so is marshmallow's, which then says what is
-wrong. So the schema stays the one description of the format, and nothing here depends on which message
-is as it should be.
+From the marshmallow schema in force are made types that msgspec decodes a body into: each object
+with its members, whatever they hold. What a member should hold is looked at here, and what is
+anything else its marshmallow field reads. A message that is refused so is marshmallow's, which then
+says what is wrong. So the schema stays the one description of the format, and nothing here depends
+on which message is as it should be.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ class FastSchema:
         """Decode and validate a callback.
 
         :param document: JSON in UTF-8.
-        :return: what :func:`~flask_ants_dr.schemas.validate` returns, or ``None`` where the document
-            is for the plain way to read or to refuse.
+        :return: what :func:`~flask_ants_dr.schemas.validate` returns, or ``None`` where the
+            document is for the plain way to read or to refuse.
         :raises CallbackError: as decoding and validating do.
         """
         try:

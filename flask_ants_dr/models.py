@@ -64,8 +64,8 @@ class Status:
     description: str | None = None
     """ANTS's words for it."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
-    or ``float``)."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as
+    ``int`` or ``float``)."""
     problems: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Why a member could not be read, by its name on the wire; no values."""
 
@@ -106,8 +106,8 @@ class MessageReport:
     callback_data: str | None = None
     """What the sender asked to get back."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
-    or ``float``)."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as
+    ``int`` or ``float``)."""
     problems: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why a member could not be read, by its name on the wire, e.g. ``doneDate``; no values. The
     member itself is ``None``, and ``extra`` has what came. (Those of ``status`` are in its own.)"""
@@ -145,8 +145,8 @@ class DeliveryReport:
     url_params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The query string and the URL variables of the callback."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Members that no schema knows, and what could not be read, as JSON has them (numbers as ``int``
-    or ``float``)."""
+    """Members that no schema knows, and what could not be read, as JSON has them (numbers as
+    ``int`` or ``float``)."""
     problems: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why a member of the report itself could not be read, by its name on the wire; no values."""
 

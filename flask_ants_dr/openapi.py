@@ -1,4 +1,4 @@
-"""The callback as OpenAPI 3.1 describes it, from the schemas in force. It needs the extra ``openapi``."""
+"""The callback as OpenAPI 3.1 describes it, from the schemas in force (extra ``openapi``)."""
 
 from __future__ import annotations
 

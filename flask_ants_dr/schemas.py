@@ -446,8 +446,8 @@ class WireSchema(Schema):
     """The base of the schemas: loads into :attr:`model` and keeps what no field knows.
 
     ``dump`` is the inverse of ``load``: what it gives can be written as JSON and loaded again into
-    an equal model. Members that no field knows, values that a tolerant field cannot read, and fields
-    that the model has no attribute for, are in the model's ``extra``.
+    an equal model. Members that no field knows, values that a tolerant field cannot read, and
+    fields that the model has no attribute for, are in the model's ``extra``.
 
     :param timezone: where dates without an offset are from.
     """

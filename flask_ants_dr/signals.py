@@ -1,7 +1,7 @@
 """The signals. Their sender is the application; subscribers take ``(app, *, ..., **extra)``.
 
-A subscriber must not need :data:`flask.request`: it can run in a worker. Who listens to the signals of
-messages is asked once for a callback.
+A subscriber must not need :data:`flask.request`: it can run in a worker. Who listens to the signals
+of messages is asked once for a callback.
 """
 
 from __future__ import annotations

@@ -184,8 +184,8 @@ class AntsClient:
         :raises TypeError: it is neither.
         :raises ValueError: it has a character that XML cannot carry, or there is no such format or
             encoding.
-        :raises ExceptionGroup: a subscriber raised, and the application propagates exceptions, as it
-            does where ``TESTING`` is set.
+        :raises ExceptionGroup: a subscriber raised, and the application propagates exceptions, as
+            it does where ``TESTING`` is set.
         """
         if isinstance(report, DeliveryReport):
             payload, query = self._registration.schema.dump(report), report.url_params
@@ -193,8 +193,8 @@ class AntsClient:
             payload, query = report, {}
         else:
             raise TypeError(
-                f"deliver() takes a report, not {_kind(report)}: deliver(make_report(message, ...));"
-                " for bytes or a text, post(body, content_type)."
+                f"deliver() takes a report, not {_kind(report)}: deliver(make_report(message,"
+                " ...)); for bytes or a text, post(body, content_type)."
             )
         body, content_type = encode(payload, format, encoding)
         return self.post(body, content_type, query)

@@ -61,7 +61,8 @@ def redis(port: int, folder: Path) -> Iterator[None]:
 def serving(app: Flask) -> Iterator[str]:
     """The application behind a real HTTP server."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    # It notices its end as often as it polls: by default twice a second.
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.port}/sms/callback"

@@ -256,7 +256,7 @@ def test_schemathesis_finds_nothing(inbox_app: Flask, tmp_path: Path) -> None:
     document = tmp_path / "openapi.json"
     document.write_text(json.dumps(openapi_document(inbox_app)))
     server = make_server("127.0.0.1", 0, inbox_app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     checks = [
         "not_a_server_error",

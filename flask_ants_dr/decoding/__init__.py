@@ -20,7 +20,7 @@ from .xml_body import parse_xml
 _JSON = re.compile(r"application/(.+\+)?json", re.IGNORECASE)
 _XML = re.compile(r"text/xml|application/(.+\+)?xml", re.IGNORECASE)
 
-# Before the first character can be byte order marks, the zero bytes of UTF-16 and UTF-32, and space.
+# Before the first character can be byte order marks, zero bytes of UTF-16 and UTF-32, and space.
 _FIRST_CHARACTER = re.compile(rb'[\xef\xbb\xbf\xfe\xff\0\s]*([<{\["])')
 
 _REMEMBERED_CHARACTERS = 100

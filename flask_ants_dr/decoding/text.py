@@ -44,7 +44,7 @@ def join_surrogates(text: str) -> str:
 
 
 def is_utf8(body: bytes) -> bool:
-    """Whether :func:`read_text` would take it for UTF-8; in pieces, because the whole is not needed."""
+    """Whether :func:`read_text` would take it for UTF-8; in pieces, as the whole is not needed."""
     if _by_first_bytes(body[:4]) or b"\x1b" in body:
         return False
     position, view = 0, memoryview(body)

@@ -30,8 +30,8 @@ _CHUNK_BYTES = 196_608
 
 _REPLACEMENT = "\ufffd".encode()
 _NO_CHARACTER = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
-# In a comment, a CDATA section or a processing instruction "&" means nothing. One that is not closed
-# reaches to the end, so that no other is looked for in it.
+# In a comment, a CDATA section or a processing instruction "&" means nothing. One that is not
+# closed reaches to the end, so that no other is looked for in it.
 _REFERENCE = re.compile(
     rb"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)|<\?.*?(?:\?>|\Z)"
     rb"|&#0*(?P<decimal>[0-9]{1,7});|&#x0*(?P<hex>[0-9a-fA-F]{1,6});"
@@ -190,7 +190,7 @@ def _is_nil(attributes: list[str]) -> bool:
 
 
 def _details(value: Any) -> Any:
-    """``<details>`` as a list, whether it holds ``<detail>`` elements, or is one, or is repeated."""
+    """``<details>`` as a list, whether it holds ``<detail>`` elements, is one, or is repeated."""
     if value is None:
         return None
     details: list[Any] = []

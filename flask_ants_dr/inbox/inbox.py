@@ -49,7 +49,7 @@ BATCH = 100
 
 _DAY = 86_400
 
-# More than anybody waits or tries, and less than what a database takes for a number of milliseconds.
+# More than anybody waits or tries, and less than a database takes for a number of milliseconds.
 _LARGEST = 1_000_000
 
 # A lease is renewed when this much of it has passed, so a message has nearly all of it.
@@ -78,8 +78,8 @@ class Inbox:
         new comes in.
     :param quarantine_bytes: how much of it is kept; the oldest goes first. With 0 nothing is.
     :raises ValueError: a number is none, is negative, or is 0 where this says nothing of 0, or over
-        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is ``True``.
-        The message names the parameter.
+        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is
+        ``True``. The message names the parameter.
     """
 
     eager: bool = True

@@ -24,8 +24,8 @@ metadata = MetaData()
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
-#: What came, as it came: messages are read from it again when they are dispatched. Times are seconds
-#: since 1970.
+#: What came, as it came: messages are read from it again when they are dispatched. Times are
+#: seconds since 1970.
 callbacks = Table(
     "ants_dr_callbacks",
     metadata,

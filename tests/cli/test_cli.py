@@ -119,6 +119,7 @@ def test_purge(make_inbox_app: MakeApp) -> None:
         assert "must be a number and s, m, h or d" in run(app, "purge", "--older-than", age, code=2)
 
 
+@pytest.mark.slow(reason="waits for an age in seconds")
 def test_quarantine(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     ants = Ants(app.test_client())

@@ -361,6 +361,7 @@ class TestFailures:
         assert drain(app) == 0
         assert counts(app)["pending"] == 1
 
+    @pytest.mark.slow(reason="waits for leases to end")
     def test_a_subscriber_that_hangs(self, make_inbox_app: MakeApp) -> None:
         """Its lease runs out, another worker takes it up, and the others go on meanwhile."""
         app = make_inbox_app(eager=False, lease=2.0)
@@ -389,6 +390,7 @@ class TestFailures:
         assert Counter(calls) == {"m0": 3, "m1": 2, "m2": 1}
         assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
 
+    @pytest.mark.slow(reason="waits for leases to end")
     def test_a_slow_batch_keeps_its_lease(self, make_inbox_app: MakeApp) -> None:
         app = make_inbox_app(eager=False, lease=1.0)
         calls: list[str] = []
@@ -468,6 +470,7 @@ class TestFailures:
             "ZeroDivisionError: the session is gone",
         }
 
+    @pytest.mark.slow(reason="waits for leases to end")
     def test_a_slow_report_received_does_not_outlive_the_lease(
         self, make_inbox_app: MakeApp
     ) -> None:

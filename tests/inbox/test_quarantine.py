@@ -150,6 +150,7 @@ def test_without_room_nothing_is_kept(make_inbox_app: MakeApp) -> None:
     assert (rows(app), rows(app, "quarantine"), rows(app, "callbacks")) == (1, 0, 1)
 
 
+@pytest.mark.slow(reason="waits for an age in seconds")
 def test_it_is_bounded_by_age(make_inbox_app: MakeApp) -> None:
     Ants(make_inbox_app().test_client()).post("old")
     app = make_inbox_app(quarantine_days=0.5 / 86_400)

@@ -338,7 +338,7 @@ def test_the_manual_is_built_in_ci_as_it_says() -> None:
     ((block, line),) = [(b, line) for b, line in SHELL if line.startswith("sphinx-build")]
     options, output = line.rsplit(None, 1)
     assert output == "docs/_build", block.where
-    assert options in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert options in (ROOT / "noxfile.py").read_text("utf-8")
 
 
 def test_commands_in_running_text_exist() -> None:

@@ -218,7 +218,7 @@ def test_memory(name: str) -> None:
 def server(app: Flask) -> Iterator[BaseWSGIServer]:
     """The application behind a real HTTP server."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     yield server
     server.shutdown()

@@ -1,0 +1,144 @@
+"""What is checked of this project, a session each: ``nox -l`` lists them, ``nox -s NAME`` runs one.
+
+``.ci/run`` runs what must hold at a landing. What follows ``--`` goes on to pytest:
+``nox -s quick -- tests/test_schemas.py -n0``.
+"""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+# What needs no other program, and little time.
+QUICK = "not (postgresql or celery or browser or manual or slow)"
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["style", "types", "quick"]
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """All tests, on each of the Pythons that are there."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """The tests of the package that need neither another program nor much time."""
+    session.install("-e", ".[test]")
+    paths = ["--ignore=tests/example_app", "--ignore=tests/manual"]
+    session.run("pytest", "-q", "-m", QUICK, *(session.posargs or paths))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests, and the lines and branches that none of them takes."""
+    session.install("-e", ".[test]", "coverage>=7.10")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs)
+    session.run("coverage", "combine", "-q")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """All tests, with the lowest versions that pyproject.toml allows of what users install."""
+    constraints = Path(session.create_tmp(), "lowest.txt")
+    constraints.write_text("\n".join(lowest_versions()), "utf-8")
+    session.install("-e", ".[test]", "-c", str(constraints))
+    session.run("pytest", "-q", "-p", "no:cacheprovider", *session.posargs)
+
+
+def lowest_versions() -> list[str]:
+    extras = PROJECT["optional-dependencies"]
+    requirements = [*PROJECT["dependencies"]]
+    for extra in ("fast", "inbox", "celery", "simulator", "openapi", "example"):
+        requirements += extras[extra]
+    found = [one.split(">=") for one in requirements if not one.startswith(PROJECT["name"])]
+    return [f"{name.partition('[')[0]}=={version}" for name, version in found]
+
+
+@nox.session
+def style(session: nox.Session) -> None:
+    """Ruff's rules and format, and what may import what."""
+    session.install("-e", ".[check]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: mypy, strictly, in the package, its tests, the example and the benchmarks."""
+    session.install("-e", ".[test,benchmark,check]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The manual, in docs/_build: a warning is an error, and so is a link that leads nowhere."""
+    session.install("-e", ".[docs]")
+    output = "docs/_build"
+    session.run(*shlex.split("sphinx-build -W --keep-going -n -b html docs"), output)
+    session.run("python", ".ci/links", output)
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """What is released: imported with its requirements alone, and under a host's own tests."""
+    session.install("-e", ".[check]")
+    work = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--outdir", str(work / "dist"), silent=True)
+    archives = [str(path) for path in (work / "dist").iterdir()]
+    session.run("twine", "check", "--strict", *archives)
+    (wheel,) = (path for path in archives if path.endswith(".whl"))
+
+    def python(name: str, *requirements: str) -> str:
+        session.run("python", "-m", "venv", "--clear", str(work / name))
+        path = str(next((work / name).glob("*/python*")))
+        session.run(path, "-m", "pip", "install", "-q", *requirements, external=True)
+        return path
+
+    session.chdir(work)
+    program = "import flask_ants_dr; print(flask_ants_dr.__file__)"
+    session.run(python("empty", wheel), "-W", "error", "-c", program, external=True)
+    host = python("host", wheel, "pytest")
+    session.chdir(ROOT / ".ci" / "host_project")
+    options = ["-q", "-W", "error", "-p", "no:cacheprovider"]
+    session.run(host, "-m", "pytest", *options, external=True)
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """The kill campaign: servers and workers die at random, and no message is lost."""
+    session.install("-e", ".[test]")
+    session.run("python", "-W", "ignore", "tests/kill_campaign.py", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """The benchmarks, one round: every contender hands on every message."""
+    session.install("-e", ".[benchmark]")
+    only = [f"--only={name}" for name in ("requests", "shapes", "memory", "inbox")]
+    session.run("python", "-m", "benchmarks", "--rounds", "1", *(session.posargs or only))
+    session.run("python", "-m", "benchmarks.page", "--messages", "500", "--seconds", "10")
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """The README's demo, in a fresh clone of what is committed: started, posted to, simulated."""
+    clone = Path(session.create_tmp()).resolve() / "clone"
+    session.run("rm", "-rf", str(clone), external=True)
+    session.run("git", "clone", "-q", str(ROOT), str(clone), external=True)
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    command = next(line for line in lines if "'.[example]'" in line)
+    session.run(str(ROOT / ".ci" / "demo"), str(clone), command, external=True)
