@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -59,6 +60,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         _credentials,
         _time_zone,
         _limits,
+        _validation,
         _inbox,
         _subscribers,
     )
@@ -186,6 +188,15 @@ def _limits(app: Flask, registration: Registration) -> _Found:
     else:
         size = f"{settings.max_content_length:,} bytes, {settings.max_messages:,} messages"
         yield "ok", "limits", size
+
+
+def _validation(app: Flask, registration: Registration) -> _Found:
+    if registration.fast:
+        yield "ok", "validation", "by msgspec, and by marshmallow what is not as it should be"
+    elif find_spec("msgspec") is None:
+        yield "ok", "validation", "by marshmallow; pip install 'Flask-ANTS-DR[fast]' is faster"
+    else:
+        yield "ok", "validation", "by marshmallow: the schema does more than add fields"
 
 
 def _inbox(app: Flask, registration: Registration) -> _Found:
