@@ -418,7 +418,7 @@ class TestFailures:
         app = make_inbox_app(eager=eager, lease=0.05, max_attempts=3)
         calls: list[str] = []
 
-        class Killed(BaseException):
+        class Killed(KeyboardInterrupt):
             pass
 
         def killing(sender: Flask, message: MessageReport, **extra: Any) -> None:
