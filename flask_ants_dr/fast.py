@@ -88,8 +88,9 @@ _MANY_MEMBERS = 20
 _LONGEST_CREDIT = 50
 _KEPT = 1000
 
-# What decoding raises for a body that is nothing for us: its decimals raise ArithmeticError.
-_NOT_DECODED = (ValueError, ArithmeticError, RecursionError)
+# What decoding raises for a body that is nothing for us: its decimals raise ArithmeticError, and
+# before version 0.21 msgspec's own errors are no ValueError.
+_NOT_DECODED = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
