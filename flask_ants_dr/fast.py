@@ -93,8 +93,7 @@ _KEPT = 1000
 # before version 0.21 msgspec's own errors are no ValueError.
 _NOT_DECODED = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 
-_NAMES = {name for name, _ in _MEMBERS}
-_TEXT_OR_NONE = {str, type(None)}
+_NOTHING = object()  # which equals no value of a body
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft: Any = type("_Draft", (), {"__slots__": MessageReport.__slots__})
@@ -291,7 +290,6 @@ class _Messages:
     def __init__(self, schema: MessageSchema, members: list[_Member], zone: tzinfo) -> None:
         self.schema = schema
         self._members = members
-        self._status = members[7]
         self._keys = {one.key for one in members}
         definition = [(f"m{number}", Any, one.default) for number, one in enumerate(members)]
         rename = {f"m{number}": one.key for number, one in enumerate(members)}
@@ -303,7 +301,7 @@ class _Messages:
         self._open = msgspec.defstruct(name, definition, rename=rename, gc=False)
         self._dates = PlainDates(zone)
         self._credits = _Credits(self._members[4].field)
-        self._statuses = _Statuses(self._status)
+        self._statuses = _Statuses(members[7])
 
     @classmethod
     def of(cls, schema: Schema, zone: tzinfo) -> _Messages | None:
@@ -342,87 +340,68 @@ class _Messages:
         :param records: objects that were decoded.
         :param unknown: their members that no field knows.
         """
-        read_date, credits, statuses = self._dates.read, self._credits, self._statuses
-        added = self._members[len(_MEMBERS) :]
-        last_given, credit = last_status, state = object(), None
+        # One loop, because Python is slow enough for each call to count.
+        members, added = self._members, self._members[len(_MEMBERS) :]
+        read_date, read_credit, read_status = (
+            self._dates.read,
+            self._credits.read,
+            self._statuses.read,
+        )
+        last_given, credit = last_status, state = _NOTHING, None
         for record, extra in zip(records, unknown, strict=False):
             if record is None:
                 yield None
                 continue
-            # What is as it should be is taken here, in one go. Python is slow enough for each call
-            # to count.
             values = astuple(record)
             message_id, to, sender, text, given, sent, done, status, callback_data = (
                 values[: len(_MEMBERS)] if added else values
             )
-            if given is not last_given:
-                last_given, credit = given, credits.load(given)
-            if status != last_status:
-                last_status, state = statuses.load(status, check)
-            send_date = None if sent is None else read_date(sent)
-            done_date = None if done is None else read_date(done)
-            if (
-                credit is not UNSET
-                and state
-                and message_id
-                and (send_date or sent is None)
-                and (done_date or done is None)
-                and (
-                    (
-                        type(message_id) is type(to) is type(sender) is type(text) is str
-                        and type(callback_data) is str
-                    )
-                    or (
-                        (type(message_id) is str)
-                        and {*map(type, (to, sender, text, callback_data))} <= _TEXT_OR_NONE
-                    )
-                )
-                and (not added or _take_texts(added, values[len(_MEMBERS) :], extra))
-            ):
-                message = _Draft()
-                message.message_id = message_id
-                message.to = to
-                message.sender = sender
-                message.text = text
-                message.credit = credit
-                message.send_date = send_date
-                message.done_date = done_date
-                message.status = state
-                message.callback_data = callback_data
-                message.extra = extra
-                message.problems = {}
-                message.__class__ = MessageReport
-                yield message
-            else:
-                yield self._load_members(values, extra, check)
-
-    def _load_members(
-        self, values: tuple[Any, ...], extra: dict[str, Any], check: Check
-    ) -> MessageReport | None:
-        """Have each member of a message read by its field, but for a text that is one."""
-        problems: dict[str, str] = {}
-        members: dict[str, Any] = {}
-        try:
-            for member, value in zip(self._members, values, strict=True):
-                loaded = value
-                if member is self._status:
-                    loaded = self._statuses.read(value, check)
-                elif not (member.is_string and type(value) is str):
-                    loaded = member.load(value, extra, problems, check)
-                if loaded is not missing:
-                    (members if member.target in _NAMES else extra)[member.target] = loaded
-        except ValidationError:
-            return None
-        return MessageReport(**members, extra=extra, problems=problems)
-
-
-def _take_texts(members: list[_Member], values: Iterable[Any], extra: dict[str, Any]) -> bool:
-    """Whether the members that a host has added are texts; then they are in ``extra``."""
-    for member, value in zip(members, values, strict=True):
-        if not (member.is_string and type(value) is str) and not value is member.default is None:
-            return False
-        extra[member.target] = value
-    return True
+            problems: dict[str, str] = {}
+            rest = extra, problems, check
+            try:
+                if type(message_id) is not str or not message_id:
+                    message_id = members[0].load(message_id, *rest)
+                if not (type(to) is type(sender) is type(text) is type(callback_data) is str):
+                    if type(to) is not str:
+                        to = members[1].load(to, *rest)
+                    if type(sender) is not str:
+                        sender = members[2].load(sender, *rest)
+                    if type(text) is not str:
+                        text = members[3].load(text, *rest)
+                    if type(callback_data) is not str:
+                        callback_data = members[8].load(callback_data, *rest)
+                if given is not last_given:
+                    last_given, credit = given, read_credit(given)
+                    if credit is UNSET:
+                        last_given, credit = _NOTHING, members[4].load(given, *rest)
+                send_date = read_date(sent) or members[5].load(sent, *rest)
+                done_date = read_date(done) or members[6].load(done, *rest)
+                if status != last_status:
+                    last_status, state = read_status(status, check)
+                if added:
+                    for member, value in zip(added, values[len(_MEMBERS) :], strict=True):
+                        is_plain = member.is_string and type(value) is str
+                        loaded = value if is_plain else member.load(value, *rest)
+                        if loaded is not missing:
+                            extra[member.target] = loaded
+            except ValidationError:
+                last_given = last_status = _NOTHING
+                yield None
+                continue
+            message = _Draft()
+            message.message_id = message_id
+            message.to = to
+            message.sender = sender
+            message.text = text
+            message.credit = credit
+            message.send_date = send_date
+            message.done_date = done_date
+            message.status = state
+            message.callback_data = callback_data
+            message.extra = extra
+            message.problems = problems
+            message.__class__ = MessageReport
+            yield message
 
 
 class _Statuses:
@@ -434,37 +413,31 @@ class _Statuses:
         self._keys = {one.key for one in self._members}
         self._known: dict[tuple[Any, ...], Status] = {}
 
-    def load(self, value: Any, check: Check) -> tuple[Any, Status | None]:
-        """A status that is as it should be, and what is made of it; else twice ``None``."""
-        if type(value) is list and len(value) == 1:
-            (value,) = value
-        if type(value) is not dict or {*map(type, value.values())} != {str}:
-            return None, None
-        key = tuple(value.items())
-        status = self._known.get(key)
-        if status is None:
-            try:
-                status = self.read(value, check)
-            except ValidationError:
-                return None, None
-            # What is equal can have unknown members in another order. What is remembered has to be
-            # bounded.
-            if status.extra or len(str(key)) > _KEPT:
-                return None, status
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            self._known[key] = status
-        return value, status
-
-    def read(self, value: Any, check: Check) -> Status:
-        """What the field makes of any value.
+    def read(self, value: Any, check: Check) -> tuple[Any, Status]:
+        """What the field makes of a value, and a value of which it makes the same.
 
         :raises ValidationError: it is refused.
         """
         if type(value) is list and len(value) == 1:
             (value,) = value
         if type(value) is not dict:
-            return cast(Status, self._member.load(value, {}, {}, check))
+            return _NOTHING, self._member.load(value, {}, {}, check)
+        if {*map(type, value.values())} != {str}:  # 1 is equal to True
+            return _NOTHING, self._new(value, check)
+        key = tuple(value.items())
+        status = self._known.get(key)
+        if status is None:
+            status = self._new(value, check)
+            # What is equal can have unknown members in another order. What is remembered has to be
+            # bounded.
+            if status.extra or len(str(key)) > _KEPT:
+                return _NOTHING, status
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = status
+        return value, status
+
+    def _new(self, value: dict[str, Any], check: Check) -> Status:
         extra = _unknown_members(value, self._keys, check)
         problems: dict[str, str] = {}
         members = {}
@@ -482,7 +455,7 @@ class _Credits(dict[str, Any]):
     def __init__(self, field: Field[Any]) -> None:
         self._field = field
 
-    def load(self, value: Any) -> Any:
+    def read(self, value: Any) -> Any:
         """What the field makes of a value, or ``UNSET`` where it is to be asked."""
         if value is None:
             return None
