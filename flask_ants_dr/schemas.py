@@ -76,7 +76,7 @@ FIRST_BUDDHIST_YEAR = 2400
 _BUDDHIST_YEARS = 543
 _YEARS_OF_NO_DATE = {1, 1 + _BUDDHIST_YEARS}
 
-# Where a plain date has its hour, and what separates minutes, seconds and their fraction, by its length.
+# Where a plain date has its hour, and what separates minutes, seconds and fraction, by its length.
 _HOUR = slice(13)
 _SEPARATORS = slice(13, 20, 3)
 _SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
