@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timezone
@@ -92,8 +93,11 @@ _KEPT = 1000
 # before version 0.21 msgspec's own errors are no ValueError.
 _NOT_DECODED = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 
+_NAMES = {name for name, _ in _MEMBERS}
+_TEXT_OR_NONE = {str, type(None)}
+
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
-_Draft = type("_Draft", (), {"__slots__": MessageReport.__slots__})
+_Draft: Any = type("_Draft", (), {"__slots__": MessageReport.__slots__})
 
 #: Looks at the structure of a callback, where it has more than a callback of ANTS: at most once.
 Check = Callable[[], None]
@@ -111,8 +115,8 @@ class _Member:
     is_string: bool
     """Whether every string is what the field would make of it."""
 
-    is_optional: bool
-    """Whether ``None`` stands for a member that is missing."""
+    default: Any
+    """What stands for a member that is missing: ``None`` where the field makes that of it."""
 
     def load(
         self, value: Any, extra: dict[str, Any], problems: dict[str, str], check: Check
@@ -121,7 +125,7 @@ class _Member:
 
         :raises ValidationError: it is refused.
         """
-        if value is UNSET and self.is_optional:
+        if value is None and self.default is None:
             return None
         if isinstance(value, dict | list):
             check()
@@ -149,7 +153,7 @@ class FastSchema:
             type(schema).__name__,
             [
                 *envelope,
-                *((f"m{number}", Any, UNSET) for number, one in enumerate(self._own)),
+                *((f"m{number}", Any, one.default) for number, one in enumerate(self._own)),
             ],
             rename={
                 "details": self._details.key,
@@ -192,9 +196,13 @@ class FastSchema:
             # It has unknown members, or is no callback, or no JSON.
             return self._load_untyped(document)
         details, *values = astuple(callback)
-        items = partial(self._messages.item, details)
-        check = _once(lambda: _check_structure(_untyped.decode(document), document))
-        return self._load(values, {}, details, iter(dict, None), items, check)
+        whole = lru_cache(maxsize=1)(partial(_untyped.decode, document))
+        check = _once(lambda: _check_structure(whole(), document))
+
+        def item(index: int) -> Any:
+            return whole()[self._details.key][index]
+
+        return self._load(values, {}, details, iter(dict, None), item, check)
 
     def load(
         self, payload: Any, check: Check = lambda: None
@@ -210,7 +218,7 @@ class FastSchema:
             details = [details]
         if not isinstance(details, list):
             return None
-        values = [payload.get(one.key, UNSET) for one in self._own]
+        values = [payload.get(one.key, one.default) for one in self._own]
         extra = _unknown_members(payload, self._keys, check)
         records = [self._messages.record(detail) for detail in details]
         unknown = (self._messages.unknown_members(detail, check) for detail in details)
@@ -248,17 +256,17 @@ class FastSchema:
         check_size(records, self._max_messages)
         messages: list[MessageReport] = []
         invalid: list[InvalidDetail] = []
-        load = self._messages.load
-        for index, (record, rest) in enumerate(zip(records, unknown, strict=False)):
-            message = None if record is None else load(record, rest, check)
-            if message is None:
-                plain_item = item(index)
-                if type(plain_item) is not dict or not _is_flat(plain_item):
-                    check()
-                message = self._load_plainly(index, plain_item, invalid)
+        for message in self._messages.load(records, unknown, check):
             if message is not None:
                 messages.append(message)
-            elif len(invalid) == MAX_ERRORS and not messages:
+                continue
+            index = len(messages) + len(invalid)
+            loaded = self._load_plainly(index, item(index), check)
+            if isinstance(loaded, MessageReport):
+                messages.append(loaded)
+                continue
+            invalid.append(loaded)
+            if len(invalid) == MAX_ERRORS and not messages:
                 # A sender of nothing but bad ones is not to have each of them tried twice.
                 return None
         if invalid and not messages:
@@ -267,14 +275,14 @@ class FastSchema:
         report = DeliveryReport(**members, messages=tuple(messages), extra=extra, problems=problems)
         return report, invalid
 
-    def _load_plainly(
-        self, index: int, item: Any, invalid: list[InvalidDetail]
-    ) -> MessageReport | None:
+    def _load_plainly(self, index: int, item: Any, check: Check) -> MessageReport | InvalidDetail:
+        """What marshmallow makes of an object."""
+        if type(item) is not dict or not _is_flat(item):
+            check()
         try:
             return cast(MessageReport, self._messages.schema.load(item, many=False))
         except ValidationError as error:
-            invalid.append(InvalidDetail(index=index, errors=error.messages_dict, payload=item))
-            return None
+            return InvalidDetail(index=index, errors=error.messages_dict, payload=item)
 
 
 class _Messages:
@@ -282,10 +290,10 @@ class _Messages:
 
     def __init__(self, schema: MessageSchema, members: list[_Member], zone: tzinfo) -> None:
         self.schema = schema
-        self._members = members[: len(_MEMBERS)]
-        self._added = members[len(_MEMBERS) :]
+        self._members = members
+        self._status = members[7]
         self._keys = {one.key for one in members}
-        definition = [(f"m{number}", Any, UNSET) for number, one in enumerate(members)]
+        definition = [(f"m{number}", Any, one.default) for number, one in enumerate(members)]
         rename = {f"m{number}": one.key for number, one in enumerate(members)}
         name = type(schema).__name__
         #: What JSON is decoded into, if it has no unknown members.
@@ -295,7 +303,7 @@ class _Messages:
         self._open = msgspec.defstruct(name, definition, rename=rename, gc=False)
         self._dates = PlainDates(zone)
         self._credits = _Credits(self._members[4].field)
-        self._statuses = _Statuses(self._members[7])
+        self._statuses = _Statuses(self._status)
 
     @classmethod
     def of(cls, schema: Schema, zone: tzinfo) -> _Messages | None:
@@ -322,72 +330,99 @@ class _Messages:
         """An object as msgspec has it; ``None`` for what is none."""
         return msgspec.convert(item, self._open) if type(item) is dict else None
 
-    def item(self, records: Sequence[Any], index: int) -> dict[str, Any]:
-        """An object that was decoded, as it came."""
-        values = zip(self._members + self._added, astuple(records[index]), strict=True)
-        return {member.key: value for member, value in values if value is not UNSET}
-
     def unknown_members(self, item: Any, check: Check) -> dict[str, Any]:
         """The members of an object that no field knows."""
         return _unknown_members(item, self._keys, check) if type(item) is dict else {}
 
-    def load(self, record: Any, extra: dict[str, Any], check: Check) -> MessageReport | None:
-        """Make a message, or return ``None`` where it is for marshmallow.
+    def load(
+        self, records: Iterable[Any], unknown: Iterable[dict[str, Any]], check: Check
+    ) -> Iterator[MessageReport | None]:
+        """Make messages, or ``None`` of those that are for marshmallow.
 
-        :param record: an object that was decoded.
-        :param extra: its members that no field knows.
+        :param records: objects that were decoded.
+        :param unknown: their members that no field knows.
         """
-        message_id, to, sender, text, given, sent, done, status, callback_data, *added = astuple(
-            record
-        )
+        read_date, credits, statuses = self._dates.read, self._credits, self._statuses
+        added = self._members[len(_MEMBERS) :]
+        last_given, credit = last_status, state = object(), None
+        for record, extra in zip(records, unknown, strict=False):
+            if record is None:
+                yield None
+                continue
+            # What is as it should be is taken here, in one go. Python is slow enough for each call
+            # to count.
+            values = astuple(record)
+            message_id, to, sender, text, given, sent, done, status, callback_data = (
+                values[: len(_MEMBERS)] if added else values
+            )
+            if given is not last_given:
+                last_given, credit = given, credits.load(given)
+            if status != last_status:
+                last_status, state = statuses.load(status, check)
+            send_date = None if sent is None else read_date(sent)
+            done_date = None if done is None else read_date(done)
+            if (
+                credit is not UNSET
+                and state
+                and message_id
+                and (send_date or sent is None)
+                and (done_date or done is None)
+                and (
+                    (
+                        type(message_id) is type(to) is type(sender) is type(text) is str
+                        and type(callback_data) is str
+                    )
+                    or (
+                        (type(message_id) is str)
+                        and {*map(type, (to, sender, text, callback_data))} <= _TEXT_OR_NONE
+                    )
+                )
+                and (not added or _take_texts(added, values[len(_MEMBERS) :], extra))
+            ):
+                message = _Draft()
+                message.message_id = message_id
+                message.to = to
+                message.sender = sender
+                message.text = text
+                message.credit = credit
+                message.send_date = send_date
+                message.done_date = done_date
+                message.status = state
+                message.callback_data = callback_data
+                message.extra = extra
+                message.problems = {}
+                message.__class__ = MessageReport
+                yield message
+            else:
+                yield self._load_members(values, extra, check)
+
+    def _load_members(
+        self, values: tuple[Any, ...], extra: dict[str, Any], check: Check
+    ) -> MessageReport | None:
+        """Have each member of a message read by its field, but for a text that is one."""
         problems: dict[str, str] = {}
-        members = self._members
+        members: dict[str, Any] = {}
         try:
-            if type(message_id) is not str or not message_id:
-                message_id = members[0].load(message_id, extra, problems, check)
-            if type(to) is not str and to is not None:
-                to = members[1].load(to, extra, problems, check)
-            if type(sender) is not str and sender is not None:
-                sender = members[2].load(sender, extra, problems, check)
-            if type(text) is not str and text is not None:
-                text = members[3].load(text, extra, problems, check)
-            last, credit = self._credits.last
-            if given is not last:
-                credit = self._credits.load(given)
-                if credit is UNSET:
-                    credit = members[4].load(given, extra, problems, check)
-            send_date = self._dates.read(sent)
-            if send_date is None and sent is not None:
-                send_date = members[5].load(sent, extra, problems, check)
-            done_date = self._dates.read(done)
-            if done_date is None and done is not None:
-                done_date = members[6].load(done, extra, problems, check)
-            equal, known = self._statuses.last
-            status = known if status == equal else self._statuses.load(status, check)
-            if type(callback_data) is not str and callback_data is not None:
-                callback_data = members[8].load(callback_data, extra, problems, check)
-            for number, value in enumerate(added):
-                member = self._added[number]
-                if not (member.is_string and type(value) is str):
-                    value = member.load(value, extra, problems, check)
-                if value is not missing:
-                    extra[member.target] = value
+            for member, value in zip(self._members, values, strict=True):
+                loaded = value
+                if member is self._status:
+                    loaded = self._statuses.read(value, check)
+                elif not (member.is_string and type(value) is str):
+                    loaded = member.load(value, extra, problems, check)
+                if loaded is not missing:
+                    (members if member.target in _NAMES else extra)[member.target] = loaded
         except ValidationError:
             return None
-        draft: Any = _Draft()
-        draft.message_id = message_id
-        draft.to = to
-        draft.sender = sender
-        draft.text = text
-        draft.credit = credit
-        draft.send_date = send_date
-        draft.done_date = done_date
-        draft.status = status
-        draft.callback_data = callback_data
-        draft.extra = extra
-        draft.problems = problems
-        draft.__class__ = MessageReport
-        return cast(MessageReport, draft)
+        return MessageReport(**members, extra=extra, problems=problems)
+
+
+def _take_texts(members: list[_Member], values: Iterable[Any], extra: dict[str, Any]) -> bool:
+    """Whether the members that a host has added are texts; then they are in ``extra``."""
+    for member, value in zip(members, values, strict=True):
+        if not (member.is_string and type(value) is str) and not value is member.default is None:
+            return False
+        extra[member.target] = value
+    return True
 
 
 class _Statuses:
@@ -398,11 +433,31 @@ class _Statuses:
         self._members = _members(_nested(member.field))
         self._keys = {one.key for one in self._members}
         self._known: dict[tuple[Any, ...], Status] = {}
-        #: The last one that was as it should be. The next is mostly equal to it.
-        self.last: tuple[Any, Any] = object(), None
 
-    def load(self, value: Any, check: Check) -> Status:
-        """What the field makes of a value.
+    def load(self, value: Any, check: Check) -> tuple[Any, Status | None]:
+        """A status that is as it should be, and what is made of it; else twice ``None``."""
+        if type(value) is list and len(value) == 1:
+            (value,) = value
+        if type(value) is not dict or {*map(type, value.values())} != {str}:
+            return None, None
+        key = tuple(value.items())
+        status = self._known.get(key)
+        if status is None:
+            try:
+                status = self.read(value, check)
+            except ValidationError:
+                return None, None
+            # What is equal can have unknown members in another order. What is remembered has to be
+            # bounded.
+            if status.extra or len(str(key)) > _KEPT:
+                return None, status
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[key] = status
+        return value, status
+
+    def read(self, value: Any, check: Check) -> Status:
+        """What the field makes of any value.
 
         :raises ValidationError: it is refused.
         """
@@ -410,30 +465,11 @@ class _Statuses:
             (value,) = value
         if type(value) is not dict:
             return cast(Status, self._member.load(value, {}, {}, check))
-        key = tuple(value.items())
-        try:
-            status = self._known.get(key)
-        except TypeError:  # there are objects or arrays in it
-            check()
-            return self._new(value, check)
-        if status is None:
-            status = self._new(value, check)
-            # Strings are equal to nothing but strings, unlike 1, which is equal to True. What is
-            # remembered has to be bounded.
-            if {*map(type, value.values())} != {str} or status.extra or len(str(key)) > _KEPT:
-                return status
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            self._known[key] = status
-        self.last = value, status
-        return status
-
-    def _new(self, value: dict[str, Any], check: Check) -> Status:
         extra = _unknown_members(value, self._keys, check)
         problems: dict[str, str] = {}
         members = {}
         for one in self._members:
-            member = value.get(one.key, UNSET)
+            member = value.get(one.key, one.default)
             if not (type(member) is str and one.is_string):
                 member = one.load(member, extra, problems, check)
             members[one.target] = member
@@ -445,8 +481,6 @@ class _Credits(dict[str, Any]):
 
     def __init__(self, field: Field[Any]) -> None:
         self._field = field
-        #: The last one. The next is mostly the same object.
-        self.last: tuple[Any, Any] = None, None
 
     def load(self, value: Any) -> Any:
         """What the field makes of a value, or ``UNSET`` where it is to be asked."""
@@ -455,10 +489,7 @@ class _Credits(dict[str, Any]):
         text = str(value) if type(value) is Decimal else value
         if type(text) is not str or len(text) > _LONGEST_CREDIT:
             return UNSET
-        credit = self[text]
-        if credit is not UNSET:
-            self.last = value, credit
-        return credit
+        return self[text]
 
     def __missing__(self, text: str) -> Any:
         credit = self._field.deserialize(text)
@@ -514,7 +545,7 @@ def _members(schema: Schema) -> list[_Member]:
             target=field.attribute or name,
             field=field,
             is_string=type(field) is String and field.is_plain and not field.validators,
-            is_optional=not field.required and field.load_default is None,
+            default=None if field.allow_none and field.load_default is None else UNSET,
         )
         for name, field in schema.load_fields.items()
     ]
