@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
@@ -11,7 +12,21 @@ from flask_httpauth import HTTPBasicAuth
 
 
 class BasicAuth(HTTPBasicAuth):  # type: ignore[misc]  # it has no annotations
-    """HTTP Basic, and no other scheme: Flask-HTTPAuth takes a pair under any name."""
+    """HTTP Basic, and no other scheme: Flask-HTTPAuth takes a pair under any name.
+
+    :param verify: checks a pair, until a host gives a ``verify_password`` of its own.
+    """
+
+    def __init__(self, verify: Callable[[str, str], bool], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        super().verify_password(verify)
+        self.is_of_host = False
+        """Whether a host checks credentials itself."""
+
+    def verify_password(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        self.is_of_host = True
+        verify: Callable[..., Any] = super().verify_password(f)
+        return verify
 
     def get_auth(self) -> Any:
         auth = super().get_auth()

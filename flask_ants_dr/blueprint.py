@@ -86,10 +86,10 @@ class DeliveryReportBlueprint(Blueprint):
         self.config_prefix = config_prefix
         self._schema = schema
         self._inbox = inbox
-        self.auth = BasicAuth(realm="ANTS delivery reports")
+        self.auth = BasicAuth(self._verify_password, realm="ANTS delivery reports")
         """Its :class:`flask_httpauth.HTTPBasicAuth`. A host that keeps credentials elsewhere
-        gives it a ``verify_password`` of its own; then none need be configured."""
-        self.auth.verify_password(self._verify_password)
+        gives it a ``verify_password`` of its own; if it does so before it registers the blueprint,
+        none need be configured."""
         self.auth.error_handler(self._refuse)
         self._receive_authenticated = self.auth.login_required(self._receive)
         self.record(self._configure)
@@ -144,7 +144,7 @@ class DeliveryReportBlueprint(Blueprint):
         settings = read_settings(
             app.config,
             self.config_prefix,
-            needs_credentials=self.auth.verify_password_callback == self._verify_password,
+            needs_credentials=not self.auth.is_of_host,
         )
         schema = self._schema(timezone=settings.timezone)
         name = f"{setup.name_prefix}.{setup.name}".lstrip(".")

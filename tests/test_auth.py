@@ -125,7 +125,7 @@ def test_the_hosts_own_verify_password() -> None:
     blueprint = DeliveryReportBlueprint()
     asked: list[tuple[str, str]] = []
 
-    @blueprint.auth.verify_password  # type: ignore[untyped-decorator]
+    @blueprint.auth.verify_password
     def verify(username: str, password: str) -> str | None:
         asked.append((username, password))
         return username if password == "from the database" else None
@@ -135,6 +135,16 @@ def test_the_hosts_own_verify_password() -> None:
     assert status(ants, **basic("someone:from the database")) == 200
     assert status(ants, **basic(f"{USERNAME}:{PASSWORD}")) == 401
     assert asked == [("someone", "from the database"), (USERNAME, PASSWORD)]
+
+
+def test_the_hosts_own_verify_password_after_registration() -> None:
+    """Until then, and only until then, the configured pair counts."""
+    blueprint = DeliveryReportBlueprint()
+    ants = Ants(make_app(blueprint).test_client())
+    assert status(ants, **basic(f"{USERNAME}:{PASSWORD}")) == 200
+    blueprint.auth.verify_password(lambda username, password: username == "someone")
+    assert status(ants, **basic("someone:x")) == 200
+    assert status(ants, **basic(f"{USERNAME}:{PASSWORD}")) == 401
 
 
 def test_the_hosts_own_verify_password_on_an_open_route() -> None:
