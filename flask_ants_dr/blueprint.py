@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import cast
+from urllib.parse import parse_qsl
 
 from flask import Blueprint
 from flask import Flask
@@ -23,6 +24,7 @@ from .auth import BasicAuth
 from .auth import is_known
 from .config import read_settings
 from .decoding import is_named
+from .decoding.text import storable
 from .dispatch import dispatch_rejection
 from .errors import CallbackError
 from .errors import ContentTooLarge
@@ -181,7 +183,7 @@ class DeliveryReportBlueprint(Blueprint):
             content_type=callback.headers.get("Content-Type", ""),
             content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
-            query=callback.args.to_dict() if callback.query_string else {},
+            query=_query(callback.query_string),
             body=_read_body(callback, registration.settings.max_content_length),
         )
         return _answer(app, receive(app, registration, envelope))
@@ -209,6 +211,18 @@ def _request() -> Request:
 def _source() -> str:
     """The name that the blueprint of this request is registered under."""
     return cast(str, _request().blueprint)
+
+
+def _query(query_string: bytes) -> dict[str, str]:
+    """The parameters of a query string; of those of one name the first, as with ``request.args``.
+
+    A server can hand on raw bytes, on which ``request.args`` fails.
+    """
+    query: dict[str, str] = {}
+    text = query_string.decode("utf-8", "replace")
+    for name, value in parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"):
+        query.setdefault(storable(name), storable(value))
+    return query
 
 
 def _refuse_forms(callback: Request) -> None:

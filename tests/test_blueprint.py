@@ -249,3 +249,21 @@ class TestNotifyParams:
     def test_not_registered(self) -> None:
         with make_app().test_request_context(), pytest.raises(RuntimeError, match="not registered"):
             DeliveryReportBlueprint("other").notify_params()
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("order=\xff", {"order": "\ufffd"}),
+        ("order=%ff&\xe0\xb8\x81=%E0%B8%81", {"order": "%FF", "ก": "ก"}),
+        ("order=1&order=2&empty=&flag", {"order": "1", "empty": "", "flag": ""}),
+        ("order=%00a", {"order": "\ufffda"}),
+    ],
+)
+def test_the_query_as_servers_hand_it_on(query: str, parameters: dict[str, str]) -> None:
+    app = make_app()
+    heard = Heard(app)
+    environ = {"QUERY_STRING": query}
+    answer = Ants(app.test_client()).post(callback(detail()), environ_overrides=environ)
+    assert answer.status_code == 200
+    assert heard.arguments("report_received")[0]["report"].url_params == parameters
