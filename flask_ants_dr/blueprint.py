@@ -24,7 +24,6 @@ from .auth import BasicAuth
 from .auth import is_known
 from .config import read_settings
 from .decoding import is_named
-from .decoding.text import storable
 from .dispatch import dispatch_rejection
 from .errors import CallbackError
 from .errors import ContentTooLarge
@@ -221,7 +220,7 @@ def _query(query_string: bytes) -> dict[str, str]:
     query: dict[str, str] = {}
     text = query_string.decode("utf-8", "replace")
     for name, value in parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"):
-        query.setdefault(storable(name), storable(value))
+        query.setdefault(name, value)
     return query
 
 
