@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -97,6 +98,7 @@ def dist(session: nox.Session) -> None:
     """What is released: imported with its requirements alone, and under a host's own tests."""
     session.install("-e", ".[check]")
     work = Path(session.create_tmp()).resolve()
+    shutil.rmtree(work / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(work / "dist"), silent=True)
     archives = [str(path) for path in (work / "dist").iterdir()]
     session.run("twine", "check", "--strict", *archives)
@@ -104,7 +106,7 @@ def dist(session: nox.Session) -> None:
 
     def python(name: str, *requirements: str) -> str:
         session.run("python", "-m", "venv", "--clear", str(work / name))
-        path = str(next((work / name).glob("*/python*")))
+        path = str(work / name / "bin" / "python")
         session.run(path, "-m", "pip", "install", "-q", *requirements, external=True)
         return path
 
@@ -137,7 +139,7 @@ def benchmarks(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """The README's demo, in a fresh clone of what is committed: started, posted to, simulated."""
     clone = Path(session.create_tmp()).resolve() / "clone"
-    session.run("rm", "-rf", str(clone), external=True)
+    shutil.rmtree(clone, ignore_errors=True)
     session.run("git", "clone", "-q", str(ROOT), str(clone), external=True)
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     command = next(line for line in lines if "'.[example]'" in line)
