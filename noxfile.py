@@ -10,6 +10,7 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 
@@ -114,9 +115,12 @@ def dist(session: nox.Session) -> None:
     program = "import flask_ants_dr; print(flask_ants_dr.__file__)"
     session.run(python("empty", wheel), "-W", "error", "-c", program, external=True)
     host = python("host", wheel, "pytest")
-    session.chdir(ROOT / ".ci" / "host_project")
-    options = ["-q", "-W", "error", "-p", "no:cacheprovider"]
-    session.run(host, "-m", "pytest", *options, external=True)
+    # Outside of the repository, where nothing of it is found.
+    with TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / ".ci" / "host_project", folder, dirs_exist_ok=True)
+        session.chdir(folder)
+        session.run(host, "-m", "pytest", "-q", "-W", "error", external=True)
+        session.chdir(ROOT)
 
 
 @nox.session
