@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 
@@ -97,6 +99,7 @@ def dist(session: nox.Session) -> None:
     """What is released: imported with its requirements alone, and under a host's own tests."""
     session.install("-e", ".[check]")
     work = Path(session.create_tmp()).resolve()
+    shutil.rmtree(work / "dist", ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(work / "dist"), silent=True)
     archives = [str(path) for path in (work / "dist").iterdir()]
     session.run("twine", "check", "--strict", *archives)
@@ -104,7 +107,7 @@ def dist(session: nox.Session) -> None:
 
     def python(name: str, *requirements: str) -> str:
         session.run("python", "-m", "venv", "--clear", str(work / name))
-        path = str(next((work / name).glob("*/python*")))
+        path = str(work / name / "bin" / "python")
         session.run(path, "-m", "pip", "install", "-q", *requirements, external=True)
         return path
 
@@ -112,9 +115,12 @@ def dist(session: nox.Session) -> None:
     program = "import flask_ants_dr; print(flask_ants_dr.__file__)"
     session.run(python("empty", wheel), "-W", "error", "-c", program, external=True)
     host = python("host", wheel, "pytest")
-    session.chdir(ROOT / ".ci" / "host_project")
-    options = ["-q", "-W", "error", "-p", "no:cacheprovider"]
-    session.run(host, "-m", "pytest", *options, external=True)
+    # Outside of the repository, where nothing of it is found.
+    with TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / ".ci" / "host_project", folder, dirs_exist_ok=True)
+        session.chdir(folder)
+        session.run(host, "-m", "pytest", "-q", "-W", "error", external=True)
+        session.chdir(ROOT)
 
 
 @nox.session
@@ -137,7 +143,7 @@ def benchmarks(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """The README's demo, in a fresh clone of what is committed: started, posted to, simulated."""
     clone = Path(session.create_tmp()).resolve() / "clone"
-    session.run("rm", "-rf", str(clone), external=True)
+    shutil.rmtree(clone, ignore_errors=True)
     session.run("git", "clone", "-q", str(ROOT), str(clone), external=True)
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     command = next(line for line in lines if "'.[example]'" in line)
