@@ -360,6 +360,7 @@ def run(
                     answered()
 
     failures: list[Exception] = []
+    ended = threading.Semaphore(0)
 
     def work_or_stop(client: httpx.Client) -> None:
         try:
@@ -367,6 +368,8 @@ def run(
         except Exception as error:
             failures.append(error)
             stop.set()
+        finally:
+            ended.release()
 
     started = time.perf_counter()
     limits = httpx.Limits(max_connections=concurrency)
@@ -379,14 +382,17 @@ def run(
         ]
         for worker in workers:
             worker.start()
-        try:
-            for worker in workers:
-                worker.join()
-        except KeyboardInterrupt:
-            interrupted = True
-            stop.set()
-            for worker in workers:
-                worker.join()
+        # Not join(), after which Python 3.11 takes a thread for ended if Ctrl-C interrupts it.
+        at_work = concurrency
+        while at_work:
+            try:
+                ended.acquire()
+                at_work -= 1
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                stop.set()
     for failure in failures:
         raise failure
     summary.seconds = time.perf_counter() - started
