@@ -74,7 +74,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Years from here on are of the Buddhist calendar, which .NET writes under th-TH.
 FIRST_BUDDHIST_YEAR = 2400
 _BUDDHIST_YEARS = 543
-_YEARS_OF_NO_DATE = {1, 1 + _BUDDHIST_YEARS}
 
 # Where a plain date has its hour, and what separates minutes, seconds and fraction, by its length.
 _HOUR = slice(13)
