@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from weakref import ReferenceType
 
 from blinker import NamedSignal
 from flask import Flask
+from flask import has_app_context
 from flask.ctx import AppContext
 
 from .errors import CallbackError
@@ -137,19 +139,20 @@ class _Turns:
 
     def _fail(
         self,
-        error: BaseException,
+        raised: BaseException,
         subscriber: Callable[..., Any],
         signal: NamedSignal,
         message: MessageReport | None,
     ) -> None:
-        if not isinstance(error, Exception):  # gevent.Timeout, asyncio.CancelledError, SystemExit
-            cause, error = error, RuntimeError(f"it raised {type(error).__name__}")
-            error.__cause__ = cause
-        name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
-        about = f" of message {message.message_id[:200]!a}" if message else ""
+        error = _as_exception(raised)
         with suppress(Exception):  # an exception can be frozen
+            name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
+            about = f" of message {message.message_id[:200]!a}" if message else ""
             error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
         self.failures.append(error)
+        if self._own_context is None and has_app_context():
+            # Otherwise its transaction, with the locks that it holds, would be open below the next.
+            self._end(partial(self.app.do_teardown_appcontext, error))
         self._leave_own_context()
         self._own_context = self.app.app_context()
         self._own_context.push()
@@ -157,10 +160,26 @@ class _Turns:
     def _leave_own_context(self) -> None:
         context, self._own_context = self._own_context, None
         if context is not None:
-            try:
-                context.pop()
-            except Exception as error:  # of the host's teardown functions
-                self.failures.append(error)
+            self._end(context.pop)
+
+    def _end(self, end: Callable[[], None]) -> None:
+        """End a context, whatever the host's teardown functions raise."""
+        try:
+            end()
+        except _NO_FAILURES:
+            raise
+        except BaseException as error:
+            self.failures.append(_as_exception(error))
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """An error as one of those that an :exc:`ExceptionGroup` can have."""
+    if isinstance(error, Exception):
+        return error
+    # gevent.Timeout, asyncio.CancelledError, SystemExit
+    wrapped = RuntimeError(f"it raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _send_envelope(turns: _Turns, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
@@ -188,10 +207,10 @@ def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
     subscribers = list(signal.receivers_for(app))
     if len(subscribers) > 1:
         # blinker keeps them in the order in which they were connected, but hands out a set.
-        connected = [
-            one() if isinstance(one, ReferenceType) else one for one in signal.receivers.values()
-        ]
-        subscribers.sort(key=connected.index)
+        references = list(signal.receivers.values())  # other threads connect and disconnect
+        connected = [one() if isinstance(one, ReferenceType) else one for one in references]
+        in_order = [one for one in connected if one in subscribers]
+        subscribers = in_order + [one for one in subscribers if one not in in_order]
     return [(subscriber, _sync(app, subscriber)) for subscriber in subscribers]
 
 

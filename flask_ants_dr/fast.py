@@ -40,6 +40,7 @@ from .models import DeliveryReport
 from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
+from .schemas import LARGEST_INTEGER
 from .schemas import MAX_ERRORS
 from .schemas import NOT_EMPTY
 from .schemas import Credit
@@ -84,6 +85,8 @@ _SIMPLE = {
     *(fields.Boolean, fields.Decimal, fields.Float, fields.Integer, fields.Raw, fields.String),
 }
 
+# A detail and its status, and some that nobody knows.
+_OBJECTS_OF_A_MESSAGE = 4
 # More than a callback of ANTS has; what they could be many of is looked at as a whole.
 _MANY_MEMBERS = 20
 _LONGEST_CREDIT = 50
@@ -93,6 +96,8 @@ _KEPT = 1000
 # before version 0.21 msgspec's own errors are no ValueError.
 _NOT_DECODED = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 
+# What models have besides the members of a body.
+_OF_MODELS = {"extra", "problems", "source", "url_params"}
 _NOTHING = object()  # which equals no value of a body
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
@@ -128,6 +133,8 @@ class _Member:
             return None
         if isinstance(value, dict | list):
             check()
+        elif type(value) is int and not -LARGEST_INTEGER < value < LARGEST_INTEGER:
+            value = Decimal("NaN")  # as it is without msgspec
         loaded = self.field.deserialize(missing if value is UNSET else value, self.key, {})
         if type(loaded) is Unreadable:
             problems[self.key] = loaded.reason
@@ -189,6 +196,8 @@ class FastSchema:
             document is for the plain way to read or to refuse.
         :raises CallbackError: as decoding and validating do.
         """
+        if document.count(b"{") > _OBJECTS_OF_A_MESSAGE * self._max_messages:
+            return None
         try:
             callback = self._decoder.decode(document)
         except _NOT_DECODED:
@@ -217,6 +226,9 @@ class FastSchema:
             details = [details]
         if not isinstance(details, list):
             return None
+        if len(details) > self._max_messages:
+            check()
+        check_size(details, self._max_messages)
         values = [payload.get(one.key, one.default) for one in self._own]
         extra = _unknown_members(payload, self._keys, check)
         records = [self._messages.record(detail) for detail in details]
@@ -246,7 +258,8 @@ class FastSchema:
                 loaded = value
                 if not (one.is_string and type(value) is str):
                     loaded = one.load(value, extra, problems, check)
-                if loaded is not missing:
+                is_read = loaded is not missing and one.key not in problems
+                if is_read or one.target in members:
                     (members if one.target in members else extra)[one.target] = loaded
         except ValidationError:
             return None
@@ -382,7 +395,7 @@ class _Messages:
                     for member, value in zip(added, values[len(_MEMBERS) :], strict=True):
                         is_plain = member.is_string and type(value) is str
                         loaded = value if is_plain else member.load(value, *rest)
-                        if loaded is not missing:
+                        if loaded is not missing and member.key not in problems:
                             extra[member.target] = loaded
             except ValidationError:
                 last_given = last_status = _NOTHING
@@ -418,10 +431,11 @@ class _Statuses:
 
         :raises ValidationError: it is refused.
         """
+        came = value
         if type(value) is list and len(value) == 1:
             (value,) = value
         if type(value) is not dict:
-            return _NOTHING, self._member.load(value, {}, {}, check)
+            return _NOTHING, self._member.load(came, {}, {}, check)
         if {*map(type, value.values())} != {str}:  # 1 is equal to True
             return _NOTHING, self._new(value, check)
         key = tuple(value.items())
@@ -430,7 +444,7 @@ class _Statuses:
             status = self._new(value, check)
             # What is equal can have unknown members in another order. What is remembered has to be
             # bounded.
-            if status.extra or len(str(key)) > _KEPT:
+            if status.extra or sum(map(len, value.values())) > _KEPT:
                 return _NOTHING, status
             if len(self._known) >= _KEPT:
                 self._known.clear()
@@ -540,7 +554,8 @@ def _only_adds_fields(schema: Schema, model: type[Any]) -> bool:
         and schema.partial is None
         and len({one.key for one in members}) == len(members)
         and len({one.target for one in members}) == len(members)
-        and not {"extra", "problems"} & {one.target for one in members}
+        and not _OF_MODELS & {one.target for one in members}
+        and all(one.key.isprintable() and not {*'"\\\\'} & {*one.key} for one in members)
         and "." not in "".join(one.target for one in members)
     )
 

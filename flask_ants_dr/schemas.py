@@ -57,7 +57,7 @@ MAX_ERRORS = 100
 BANGKOK = timezone(timedelta(hours=7))
 
 # An integer has at most as many digits. (A messageId of ANTS has at most 200 characters.)
-_LARGEST_INTEGER = 10**1000
+LARGEST_INTEGER = 10**1000
 
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([Ee][+-]?\d{1,3})?", re.ASCII)
 # What .NET's decimal can hold.
@@ -143,7 +143,7 @@ def _as_it_came(value: Any) -> Any:
 
     A number that has no equal ``float`` is a text in an array of its own.
     """
-    if isinstance(value, int) and not -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
+    if isinstance(value, int) and not -LARGEST_INTEGER < value < LARGEST_INTEGER:
         value = Decimal("NaN")
     if isinstance(value, Decimal) and not (
         isfinite(float(value)) and Decimal(str(float(value))) == value
@@ -168,7 +168,7 @@ class String(_Member[str]):
         return None
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> str:
-        if type(value) is int and -_LARGEST_INTEGER < value < _LARGEST_INTEGER:
+        if type(value) is int and -LARGEST_INTEGER < value < LARGEST_INTEGER:
             return str(value)
         if not isinstance(value, str):
             raise self.make_error("invalid")
@@ -425,11 +425,11 @@ class _Loaded(dict[str, Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unreadable: list[Unreadable] = []
+        self.unreadable: dict[str, Unreadable] = {}
 
     def __setitem__(self, name: str, value: Any) -> None:
         if type(value) is Unreadable:
-            self.unreadable.append(value)
+            self.unreadable[name] = value
             value = None
         super().__setitem__(name, value)
 
@@ -460,6 +460,10 @@ class WireSchema(Schema):
     def __init__(self, *, timezone: tzinfo = BANGKOK, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.timezone = timezone
+        self._wire_name_of = {
+            field.attribute or name: field.data_key or name
+            for name, field in self.load_fields.items()
+        }
         self._wire_names = {field.data_key or name for name, field in self.load_fields.items()}
         model_names = {field.name for field in dataclass_fields(self.model)}
         self._has_problems = "problems" in model_names
@@ -470,21 +474,23 @@ class WireSchema(Schema):
 
     @post_load(pass_original=True)
     def _make(self, data: dict[str, Any], original: Any, **kwargs: Any) -> Any:
-        unreadable: list[Unreadable] = getattr(data, "unreadable", [])
+        unreadable: dict[str, Unreadable] = getattr(data, "unreadable", {})
         extra: dict[str, Any] = {}
         try:
             # What a host's pre_load has made a report of need be no object.
             if isinstance(original, Mapping) and not original.keys() <= self._wire_names:
                 extra = self.unknown_members(original)
-            for one in unreadable:
+            for one in unreadable.values():
                 extra[one.name] = plain(one.value)
         except ValueError as error:
             raise ValidationError(str(error), "extra") from None
-        if not data.keys() <= self._model_names:
-            extra |= {name: data.pop(name) for name in data.keys() - self._model_names}
+        for name in data.keys() - self._model_names:
+            value = data.pop(name)
+            if name not in unreadable:
+                extra[name] = value
         if not self._has_problems:
             return self.model(**data, extra=extra)
-        problems = {one.name: one.reason for one in unreadable}
+        problems = {one.name: one.reason for one in unreadable.values()}
         return self.model(**data, extra=extra, problems=problems)
 
     def unknown_members(self, original: Mapping[str, Any]) -> dict[str, Any]:
@@ -507,7 +513,11 @@ class WireSchema(Schema):
         return data | rest
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        return getattr(obj, attr) if hasattr(obj, attr) else obj.extra.get(attr, default)
+        if hasattr(obj, attr):
+            return getattr(obj, attr)
+        # What could not be read is written as it came, and not by its field.
+        is_read = self._wire_name_of.get(attr) not in getattr(obj, "problems", {})
+        return obj.extra.get(attr, default) if is_read else default
 
 
 class StatusSchema(WireSchema):
@@ -563,7 +573,7 @@ def plain(value: Any) -> Any:
         case None | bool():
             return value
         case int():
-            return value if -_LARGEST_INTEGER < value < _LARGEST_INTEGER else "NaN"
+            return value if -LARGEST_INTEGER < value < LARGEST_INTEGER else "NaN"
         case str():
             return storable(value)
         case float() | Decimal():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from typing import cast
 
@@ -197,6 +198,34 @@ def test_a_failure_leaves_its_application_context_to_nobody() -> None:
         for model in (Order, Line):
             stored = database.session.scalars(database.select(model.message_id))
             assert sorted(stored) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_failure_leaves_no_lock_to_the_next(tmp_path: Path) -> None:
+    """Its transaction ends before the next subscriber begins one."""
+    app = make_app()
+    database = SQLAlchemy()
+
+    class Counter(database.Model):  # type: ignore[name-defined,misc]
+        id = database.Column(database.Integer, primary_key=True)
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/host.sqlite3"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"connect_args": {"timeout": 0.1}}
+    database.init_app(app)
+
+    def count(sender: Flask, message: Any, **extra: Any) -> None:
+        database.session.add(Counter())
+        database.session.flush()
+        if message.message_id == "0":
+            raise ValueError
+        database.session.commit()
+
+    message_reported.connect(count, sender=app)
+    with app.app_context():
+        database.create_all()
+    messages = [detail(messageId=str(number)) for number in range(5)]
+    assert Ants(app.test_client()).post(callback(*messages)).status_code == 500
+    with app.app_context():
+        assert database.session.scalar(database.select(database.func.count(Counter.id))) == 4
 
 
 def test_a_failing_teardown_after_a_failure_is_one_more(app: Flask, ants: Ants) -> None:

@@ -27,6 +27,7 @@ from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
 from flask_ants_dr import StatusSchema
+from flask_ants_dr.schemas import Date
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.schemas import String
 from kit import Ants
@@ -241,3 +242,16 @@ def test_models_can_be_copied_pickled_and_hashed(json_sample: bytes) -> None:
     assert len({report, copy.deepcopy(report)}) == 1
     with pytest.raises(AttributeError):
         report.bulk_id = "other"
+
+
+def test_a_tolerant_field_of_a_host() -> None:
+    class Seen(MessageSchema):
+        seen = Date(load_default=None, tolerant=True)
+        read = Date(data_key="readDate", load_default=None, tolerant=True)
+
+    schema = Seen()
+    came = {"messageId": "1", "status": {"name": "X"}, "seen": "yesterday", "readDate": "today"}
+    message = schema.load(came)
+    assert message.extra == {"seen": "yesterday", "readDate": "today"}
+    assert message.problems.keys() == {"seen", "readDate"}
+    assert schema.load(schema.dump(message)) == message

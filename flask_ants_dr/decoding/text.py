@@ -21,8 +21,9 @@ _MARKS = (
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]{0,60})["']""")
 _CODECS = frozenset(module.name for module in pkgutil.iter_modules(encodings.__path__))
 _ALIASES = {"windows_874": "cp874", **encodings.aliases.aliases}
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PIECE_BYTES = 16_384
+_BEGINNING = 64
 
 # A text that was cut in the middle of a character has one of them that cannot be read; a body in
 # another encoding has them in every Thai word.
@@ -32,10 +33,9 @@ _NOT_OF_DOCUMENTS = {"idna", "punycode", "raw_unicode_escape", "undefined", "uni
 
 def storable(text: str) -> str:
     """A text as a database can store it: with U+FFFD for each NUL and each lone surrogate."""
+    text = text.replace("\0", "\ufffd")
     # Most texts are ASCII, and know it.
-    if "\0" not in text and (text.isascii() or not _UNSTORABLE.search(text)):
-        return text
-    return _UNSTORABLE.sub("\ufffd", text)
+    return text if text.isascii() or not _SURROGATE.search(text) else join_surrogates(text)
 
 
 def join_surrogates(text: str) -> str:
@@ -75,40 +75,73 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> str:
     :raises MalformedBody: the bytes are nothing of all that.
     """
     text = _read(body, list(_candidates(body, is_xml, charset)))
-    return text.lstrip("\ufeff").rstrip("\0 \t\r\n")
+    if "\ufeff" in text[:_BEGINNING]:
+        text = text.lstrip("\ufeff \t\r\n")
+    return text.rstrip("\0 \t\r\n")
 
 
 def _read(body: bytes, encodings: list[str]) -> str:
+    if encodings and encodings[0].startswith(("utf-16", "utf-32")):
+        # NULs after the document need not be whole characters.
+        rest = len(body) % (4 if "32" in encodings[0] else 2)
+        if rest and not any(body[-rest:]):
+            body = body[:-rest]
     for encoding in encodings:
         try:
             return body.decode(encoding)
         except (UnicodeError, LookupError):
             pass
+        if encoding == "utf-8" and (mended := _mended(body, encoding)) is not None:
+            # Of what else it may be, no text is full of letters that are valid UTF-8.
+            letters = len(mended) - len(mended.encode("ascii", "ignore"))
+            if letters > 2 * mended.count("\ufffd"):
+                return mended
     for encoding in encodings:
-        try:
-            text = join_surrogates(body.decode(encoding, "surrogatepass"))
-        except UnicodeError:
-            text = body.decode(encoding, "replace")
-        except LookupError:  # it is no encoding of texts
-            continue
-        if text.count("\ufffd") * _CHARACTERS_FOR_EACH_UNREADABLE <= len(text):
-            return text
+        if (mended := _mended(body, encoding)) is not None:
+            return mended
     raise MalformedBody(
         "The body's text cannot be read: send UTF-8 or UTF-16, or name another encoding in the"
         " XML declaration or in the charset parameter of the content type."
     )
 
 
+def _mended(body: bytes, encoding: str) -> str | None:
+    """A text with U+FFFD for what cannot be read, if that is little."""
+    try:
+        # One that came as such could be read.
+        unreadable = -body.count("\ufffd".encode(encoding, "ignore") or body + b".")
+        text = body.decode(encoding, "surrogatepass") if encoding.startswith("utf") else None
+    except LookupError:  # it is no encoding of texts
+        return None
+    except UnicodeError:
+        text = None
+    if text is not None:
+        text = join_surrogates(text)
+        unreadable += text.count("\ufffd")
+    else:
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        pieces = []
+        for start in range(0, len(body), _PIECE_BYTES):
+            end = start + _PIECE_BYTES
+            pieces.append(decoder.decode(body[start:end], end >= len(body)))
+            unreadable += pieces[-1].count("\ufffd")
+            if unreadable * _CHARACTERS_FOR_EACH_UNREADABLE > len(body):
+                return None
+        text = "".join(pieces)
+    return text if unreadable * _CHARACTERS_FOR_EACH_UNREADABLE <= len(text) else None
+
+
 def _candidates(body: bytes, is_xml: bool, charset: str | None) -> Iterator[str]:
     if encoding := _by_first_bytes(body[:4]):
         yield encoding
         return
-    # Neither JSON nor XML has an ESC: it is how the encodings of ISO 2022 switch.
-    if b"\x1b" not in body:
-        yield "utf-8"
     declaration = _DECLARATION.match(body) if is_xml else None
     declared = declaration[1].decode() if declaration else None
-    yield from (codec for name in (declared, charset) if (codec := _codec(name)))
+    codecs_ = [codec for name in (declared, charset) if (codec := _codec(name))]
+    # An ESC is how the encodings of ISO 2022 switch, which is valid UTF-8, too.
+    if b"\x1b" not in body or not any(codec.startswith("iso2022") for codec in codecs_):
+        yield "utf-8"
+    yield from codecs_
 
 
 def _by_first_bytes(start: bytes) -> str | None:

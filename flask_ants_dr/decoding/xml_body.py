@@ -7,6 +7,8 @@ from typing import Any
 from xml.parsers.expat import ErrorString
 from xml.parsers.expat import ExpatError
 from xml.parsers.expat import XMLParserType
+from xml.parsers.expat import errors
+from xml.parsers.expat.errors import codes
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
@@ -28,6 +30,14 @@ _TAG = re.compile(rb"""<(?:[^<>"']++|"[^<"]*+(?:"|\Z)|'[^<']*+(?:'|\Z))*+""")
 # An error in a handler stops the parser only at the end of what it has been given.
 _CHUNK_BYTES = 196_608
 
+# What there is to mend makes a document "not well-formed", or a reference one to no character or to
+# an entity that is not defined.
+_CURABLE = {
+    codes[errors.XML_ERROR_INVALID_TOKEN],
+    codes[errors.XML_ERROR_BAD_CHAR_REF],
+    codes[errors.XML_ERROR_UNDEFINED_ENTITY],
+}
+_MAX_REPAIRS = 20_000
 _REPLACEMENT = "\ufffd".encode()
 _NO_CHARACTER = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 # In a comment, a CDATA section or a processing instruction "&" means nothing. One that is not
@@ -59,7 +69,7 @@ def parse_xml(data: bytes) -> Any:
     try:
         payload = _parse(data)
     except ExpatError as error:
-        payload = _parse_mended(data)
+        payload = _parse_mended(data) if error.code in _CURABLE else None
         if payload is None:
             raise MalformedBody(
                 f"The body is not XML: {ErrorString(error.code)}, line {error.lineno},"
@@ -96,7 +106,7 @@ def _parse(data: bytes) -> Any:
 def _parse_mended(data: bytes) -> dict[str, Any] | None:
     """What a document holds once it is mended, or ``None`` where that makes no report of it."""
     mended = _mend(data)
-    if mended == data:
+    if mended is None or mended == data:
         return None
     try:
         payload = _parse(mended)
@@ -105,13 +115,18 @@ def _parse_mended(data: bytes) -> dict[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-def _mend(data: bytes) -> bytes:
+def _mend(data: bytes) -> bytes | None:
     """A document with U+FFFD for the characters that XML has not, and ``&amp;`` for a bare ``&``.
 
     .NET's serializers write such characters as references (``&#x1F;``), and a surrogate of a pair
     each; programs that write XML without a library forget to escape.
+
+    :return: ``None`` where there is more to mend than a callback has of it.
     """
-    mended = _REFERENCE.sub(_mended_reference, _NO_CHARACTER.sub(_REPLACEMENT, data))
+    mended, characters = _NO_CHARACTER.subn(_REPLACEMENT, data, _MAX_REPAIRS)
+    mended, references = _REFERENCE.subn(_mended_reference, mended, _MAX_REPAIRS)
+    if _MAX_REPAIRS in {characters, references}:
+        return None
     if _SURROGATE.search(mended):
         mended = join_surrogates(mended.decode("utf-8", "surrogatepass")).encode()
     return mended

@@ -458,17 +458,30 @@ def _by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageRepo
     That is source, bulk, message, ``to``, status and done date. Where the URL rule has variables,
     they are part of the source: two tenants have nothing in common.
     """
-    origin = (*_origin(envelope), report.bulk_id)
+    origin = (*_origin(envelope), _told(report, "bulkId", report.bulk_id))
     return {
         _digest(
             *origin,
             message.message_id,
-            message.to,
+            _told(message, "to", message.to),
             message.status.name,
-            message.done_date.timestamp() if message.done_date else None,
+            _told(
+                message,
+                "doneDate",
+                message.done_date.timestamp() if message.done_date else None,
+            ),
         ): message
         for message in report.messages
     }
+
+
+def _told(
+    model: DeliveryReport | MessageReport, name: str, value: str | float | None
+) -> str | float | None:
+    """A member; where it is unreadable, what came, which tells two reports apart, too."""
+    if name not in model.problems:
+        return value
+    return json.dumps(model.extra.get(name), default=str, sort_keys=True)
 
 
 def _entries(

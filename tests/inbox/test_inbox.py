@@ -910,3 +910,20 @@ def test_reading_waits_for_no_writer(make_inbox_app: MakeApp) -> None:
         assert inbox.status()["pending"] == 0
         assert not inbox.dead()
         assert not inbox.quarantined()
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        [callback(detail(to=66812345678.5)), callback(detail(to=66812345679.5))],
+        [callback(detail(doneDate="27/5/2019")), callback(detail(doneDate="28/5/2019"))],
+        [callback(detail(), bulkId={"n": 1}), callback(detail(), bulkId={"n": 2})],
+    ],
+)
+def test_what_cannot_be_read_tells_messages_apart(
+    make_inbox_app: MakeApp, bodies: list[Any]
+) -> None:
+    app = make_inbox_app()
+    for body in [*bodies, *bodies]:
+        assert Ants(app.test_client()).post(body).status_code == 200
+    assert rows(app) == len(bodies)

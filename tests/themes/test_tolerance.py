@@ -529,7 +529,7 @@ def test_what_stands_before_and_after_the_document(
         (json.dumps(callback(detail())), "application/json"),
         (xml(MINIMAL), "application/xml"),
     ):
-        sent = (before + body + after).encode(encoding)
+        sent = (before + body + after).encode(encoding) + (b"\0" if after.endswith("\0") else b"")
         assert take(sent, content_type).message_id == "1"
         assert take(sent, "text/plain").message_id == "1"
 
@@ -620,3 +620,34 @@ def test_a_letter_that_is_cut_off(end: bytes) -> None:
     """XML's bytes are looked at in pieces: the last one ends what the others may leave open."""
     assert is_utf8(b"<" + "ก".encode() * 20_000)
     assert not is_utf8(b"<" + "ก".encode() * 20_000 + end)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/xml"])
+def test_an_escape_character(take: Take, content_type: str) -> None:
+    """It is how encodings of ISO 2022 switch, and else a control character like others."""
+    if content_type == "application/json":
+        assert take(json.dumps(callback(detail(text="#"))).replace("#", "a\x1bb")).text == "a\x1bb"
+    else:
+        body = xml(f"{MINIMAL}<text>a\x1bb</text>")
+        assert take(body, content_type).text == "a\ufffdb"
+
+
+@pytest.mark.parametrize("charset", ["tis-620", "iso-8859-1", "windows-1252"])
+def test_utf_8_that_is_cut_and_declared_to_be_another_encoding(take: Take, charset: str) -> None:
+    body = json.dumps(callback(detail(text="สวัสดีครับ #", to="66000000001")), ensure_ascii=False)
+    sent = body.encode().replace(b"#", b"\xe0\xb8")
+    message = take(sent, f"application/json; charset={charset}")
+    assert message.text == "สวัสดีครับ \ufffd"
+
+
+def test_more_to_mend_than_a_callback_has(ants: Ants) -> None:
+    for unit in ("&", "&#0;", "\x01", "&nbsp;"):
+        response = ants.post(xml(f"{MINIMAL}<text>{unit * 20_001}</text>"), "application/xml")
+        assert response.status_code == 400
+        response = ants.post(xml(f"{MINIMAL}<text>{unit * 10_000}</text>"), "application/xml")
+        assert response.status_code == 200
+
+
+def test_a_nested_status_is_none(ants: Ants) -> None:
+    for status in ([["X"]], [[{"name": "X"}]]):
+        assert ants.post(callback(detail(status=status))).status_code == 422
