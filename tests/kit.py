@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from blinker import NamedSignal
+from click.testing import CliRunner
 from flask import Flask
+from flask.cli import FlaskGroup
 from flask.testing import FlaskClient
 from marshmallow import pre_load
 from sqlalchemy import text
@@ -149,3 +151,11 @@ def stop_postgresql(server: Any) -> None:
     while (server.pgdata / "postmaster.pid").exists():
         assert time.monotonic() < deadline, "PostgreSQL does not stop"
         time.sleep(0.05)
+
+
+def run(app: Flask, *arguments: str, code: int = 0) -> str:
+    """What a command of ``flask ants-dr`` prints."""
+    group = FlaskGroup(create_app=lambda: app)
+    result = CliRunner().invoke(group, ["ants-dr", *arguments])
+    assert result.exit_code == code, result.output
+    return str(result.output)

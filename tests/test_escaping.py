@@ -12,7 +12,6 @@ from flask import Flask
 from marshmallow import ValidationError
 from marshmallow import fields
 from marshmallow import validates_schema
-from test_cli import run
 
 from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
@@ -27,6 +26,7 @@ from kit import MakeApp
 from kit import bound_inbox
 from kit import callback
 from kit import detail
+from kit import run
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from flask import Flask
-from flask.cli import FlaskGroup
 from marshmallow import pre_load
 
 from flask_ants_dr import DeliveryReportBlueprint
@@ -36,17 +34,11 @@ from kit import drain
 from kit import make_app
 from kit import many
 from kit import rows
+from kit import run
 from kit import stop_postgresql
 
 STATUS = {"status": {"name": "DELIVERED"}}
 Host = Callable[..., "subprocess.Popen[str]"]
-
-
-def run(app: Flask, *arguments: str, code: int = 0) -> str:
-    group = FlaskGroup(create_app=lambda: app)
-    result = CliRunner().invoke(group, ["ants-dr", *arguments])
-    assert result.exit_code == code, result.output
-    return str(result.output)
 
 
 class RefusingSchema(ReportSchema):
