@@ -134,7 +134,8 @@ def kill(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """The benchmarks, one round: every contender hands on every message."""
     session.install("-e", ".[benchmark]")
-    only = [f"--only={name}" for name in ("requests", "shapes", "memory", "inbox")]
+    parts = ("requests", "variants", "plain", "shapes", "memory", "inbox")
+    only = [f"--only={name}" for name in parts]
     session.run("python", "-m", "benchmarks", "--rounds", "1", *(session.posargs or only))
     session.run("python", "-m", "benchmarks.page", "--messages", "500", "--seconds", "10")
 
