@@ -308,3 +308,20 @@ def test_what_the_document_says_of_xml_is_taken(app: Flask) -> None:
     assert b"<CALLBACK" in body
     assert b"<detail>" in body
     assert PASSWORD not in json.dumps(document)
+
+
+def test_which_of_the_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(ReportSchema):
+        def load(self, data: Any, **kwargs: Any) -> Any:
+            return super().load(data, **kwargs)
+
+    def text(app: Flask) -> str:
+        return next(found.text for found in check(app) if found.subject == "validation")
+
+    assert text(make_app()).startswith("by msgspec")
+    assert "more than add fields" in text(make_app(DeliveryReportBlueprint(schema=Own)))
+    for name in ("msgspec", "flask_ants_dr.fast"):
+        monkeypatch.setitem(sys.modules, name, None)
+    app = make_app()
+    assert "Flask-ANTS-DR[fast]" in text(app)
+    assert AntsClient(app.test_client()).deliver(make_report()).status_code == 200
