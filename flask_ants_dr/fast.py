@@ -42,7 +42,6 @@ from .models import MessageReport
 from .models import Status
 from .schemas import LARGEST_INTEGER
 from .schemas import MAX_ERRORS
-from .schemas import NOT_EMPTY
 from .schemas import Credit
 from .schemas import Date
 from .schemas import Details
@@ -55,6 +54,7 @@ from .schemas import String
 from .schemas import Unreadable
 from .schemas import WireSchema
 from .schemas import check_size
+from .schemas import is_plain
 from .schemas import no_message_taken
 from .schemas import plain
 
@@ -147,7 +147,6 @@ class FastSchema:
     """A :class:`~flask_ants_dr.ReportSchema` and the types that msgspec decodes into."""
 
     def __init__(self, schema: ReportSchema, messages: _Messages, *, max_messages: int) -> None:
-        self._schema = schema
         self._messages = messages
         self._max_messages = max_messages
         members = _members(schema)
@@ -181,7 +180,7 @@ class FastSchema:
             return None
         by_target = {one.target: one for one in _members(schema)}
         details = by_target.pop("messages", None)
-        if details is None or type(details.field) is not Details or not _is_plain(details.field):
+        if details is None or type(details.field) is not Details or not is_plain(details.field):
             return None
         if not all(_is_simple(one.field) for one in by_target.values()):
             return None
@@ -327,7 +326,7 @@ class _Messages:
         members = []
         for target, kind in _MEMBERS:
             member = by_target.pop(target, None)
-            if member is None or type(member.field) is not kind or not _is_plain(member.field):
+            if member is None or type(member.field) is not kind or not is_plain(member.field):
                 return None
             members.append(member)
         if not all(_is_simple(one.field) for one in by_target.values()):
@@ -393,8 +392,8 @@ class _Messages:
                     last_status, state = read_status(status, check)
                 if added:
                     for member, value in zip(added, values[len(_MEMBERS) :], strict=True):
-                        is_plain = member.is_string and type(value) is str
-                        loaded = value if is_plain else member.load(value, *rest)
+                        is_text = member.is_string and type(value) is str
+                        loaded = value if is_text else member.load(value, *rest)
                         if loaded is not missing and member.key not in problems:
                             extra[member.target] = loaded
             except ValidationError:
@@ -562,14 +561,8 @@ def _only_adds_fields(schema: Schema, model: type[Any]) -> bool:
 
 def _is_simple(field: Field[Any]) -> bool:
     """Whether a field of a host's does not notice how often it is asked, and by whom."""
-    return type(field) in _SIMPLE and _is_plain(field)
+    return type(field) in _SIMPLE and is_plain(field)
 
 
 def _nested(field: Field[Any]) -> Schema:
     return cast(Nested, field).schema
-
-
-def _is_plain(field: Field[Any]) -> bool:
-    # marshmallow has the two hooks from 4.3 on.
-    hooks = *getattr(field, "pre_load", ()), *getattr(field, "post_load", ())
-    return not hooks and list(field.validators) in ([], [NOT_EMPTY])

@@ -98,6 +98,13 @@ class Unreadable:
     """What came."""
 
 
+def is_plain(field: fields.Field[Any]) -> bool:
+    """Whether a value counts for what it is, without a word of a host's."""
+    # marshmallow has the two hooks from 4.3 on.
+    hooks = *getattr(field, "pre_load", ()), *getattr(field, "post_load", ())
+    return not hooks and list(field.validators) in ([], [NOT_EMPTY])
+
+
 class _Member(fields.Field[_T]):
     """A member that may cost its message nothing.
 
@@ -109,10 +116,7 @@ class _Member(fields.Field[_T]):
     def __init__(self, *, tolerant: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tolerant = tolerant
-        # marshmallow has the two hooks from 4.3 on.
-        hooks = *getattr(self, "pre_load", ()), *getattr(self, "post_load", ())
-        self.is_plain = not hooks and list(self.validators) in ([], [NOT_EMPTY])
-        """Whether a value counts for what it is, without a word of a host's."""
+        self.is_plain = is_plain(self)
 
     def read_plain(self, value: Any) -> Any:
         """What becomes of a value that is as it should be, in a fraction of marshmallow's time.
