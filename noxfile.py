@@ -54,9 +54,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """All tests, with the lowest versions that pyproject.toml allows of what users install."""
-    constraints = Path(session.create_tmp(), "lowest.txt")
-    constraints.write_text("\n".join(lowest_versions()), "utf-8")
-    session.install("-e", ".[test]", "-c", str(constraints))
+    session.install("-e", ".[test]", *lowest_versions())
     session.run("pytest", "-q", "-p", "no:cacheprovider", *session.posargs)
 
 
