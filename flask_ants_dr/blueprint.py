@@ -182,7 +182,7 @@ class DeliveryReportBlueprint(Blueprint):
             content_type=callback.headers.get("Content-Type", ""),
             content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
-            query=_query(callback.query_string),
+            query=_query(callback.query_string) if callback.query_string else {},
             body=_read_body(callback, registration.settings.max_content_length),
         )
         return _answer(app, receive(app, registration, envelope))

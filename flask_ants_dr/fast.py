@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from functools import partial
 from typing import Any
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -32,6 +33,7 @@ from marshmallow import missing
 from marshmallow.fields import Field
 from marshmallow.fields import Nested
 from msgspec import UNSET
+from msgspec import Raw
 from msgspec.structs import astuple
 
 from .decoding.json_body import check_structure
@@ -41,7 +43,6 @@ from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
 from .schemas import LARGEST_INTEGER
-from .schemas import MAX_ERRORS
 from .schemas import Credit
 from .schemas import Date
 from .schemas import Details
@@ -55,7 +56,6 @@ from .schemas import Unreadable
 from .schemas import WireSchema
 from .schemas import check_size
 from .schemas import is_plain
-from .schemas import no_message_taken
 from .schemas import plain
 
 _OURS = {WireSchema, StatusSchema, MessageSchema, ReportSchema, *Schema.__mro__}
@@ -85,8 +85,6 @@ _SIMPLE = {
     *(fields.Boolean, fields.Decimal, fields.Float, fields.Integer, fields.Raw, fields.String),
 }
 
-# A detail and its status, and some that nobody knows.
-_OBJECTS_OF_A_MESSAGE = 4
 # More than a callback of ANTS has; what they could be many of is looked at as a whole.
 _MANY_MEMBERS = 20
 _LONGEST_CREDIT = 50
@@ -98,7 +96,11 @@ _NOT_DECODED = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionErro
 
 # What models have besides the members of a body.
 _OF_MODELS = {"extra", "problems", "source", "url_params"}
+# What fields raise, dates that have no such minute, and statuses that have arrays for members.
+_REFUSED = (ValidationError, ValueError, TypeError)
 _NOTHING = object()  # which equals no value of a body
+
+_from_iso_format = datetime.fromisoformat
 
 # A frozen dataclass takes microseconds to fill itself. This has the same slots, and becomes one.
 _Draft: Any = type("_Draft", (), {"__slots__": MessageReport.__slots__})
@@ -117,10 +119,11 @@ class _Member:
     """Its name in the model, or in ``extra``."""
     field: Field[Any]
     is_string: bool
-    """Whether every string is what the field would make of it."""
-
-    default: Any
-    """What stands for a member that is missing: ``None`` where the field makes that of it."""
+    """Whether every string is what the field would make of it, but for an empty one."""
+    is_optional: bool
+    """Whether the field makes ``None`` of ``None`` and of a member that is missing."""
+    reader: Callable[[Any, Check], Any] | None = None
+    """What makes of most values the same as the field, and ``None`` of the others."""
 
     def load(
         self, value: Any, extra: dict[str, Any], problems: dict[str, str], check: Check
@@ -129,13 +132,17 @@ class _Member:
 
         :raises ValidationError: it is refused.
         """
-        if value is None and self.default is None:
+        if type(value) is str and self.is_string and (value or not self.field.validators):
+            return value
+        if self.is_optional and (value is UNSET or value is None):
             return None
-        if isinstance(value, dict | list):
-            check()
-        elif type(value) is int and not -LARGEST_INTEGER < value < LARGEST_INTEGER:
-            value = Decimal("NaN")  # as it is without msgspec
-        loaded = self.field.deserialize(missing if value is UNSET else value, self.key, {})
+        loaded = self.reader(value, check) if self.reader else None
+        if loaded is None:
+            if isinstance(value, dict | list):
+                check()
+            elif type(value) is int and not -LARGEST_INTEGER < value < LARGEST_INTEGER:
+                value = Decimal("NaN")  # as it is without msgspec
+            loaded = self.field.deserialize(missing if value is UNSET else value, self.key, {})
         if type(loaded) is Unreadable:
             problems[self.key] = loaded.reason
             extra[self.key] = plain(loaded.value)
@@ -153,20 +160,8 @@ class FastSchema:
         (self._details,) = [one for one in members if one.target == "messages"]
         self._own = [one for one in members if one is not self._details]
         self._keys = {one.key for one in members}
-        envelope: list[tuple[str, Any]] = [("details", list[messages.closed])]  # type: ignore[name-defined]
-        callback = msgspec.defstruct(
-            type(schema).__name__,
-            [
-                *envelope,
-                *((f"m{number}", Any, one.default) for number, one in enumerate(self._own)),
-            ],
-            rename={
-                "details": self._details.key,
-                **{f"m{number}": one.key for number, one in enumerate(self._own)},
-            },
-            forbid_unknown_fields=True,
-            gc=False,
-        )
+        details = list[messages.closed]  # type: ignore[name-defined]
+        callback = _struct([self._details, *self._own], required={"messages": details})
         self._decoder = msgspec.json.Decoder(callback, float_hook=decimal)
 
     @classmethod
@@ -195,21 +190,20 @@ class FastSchema:
             document is for the plain way to read or to refuse.
         :raises CallbackError: as decoding and validating do.
         """
-        if document.count(b"{") > _OBJECTS_OF_A_MESSAGE * self._max_messages:
-            return None
         try:
-            callback = self._decoder.decode(document)
+            details, *values = astuple(self._decoder.decode(document))
         except _NOT_DECODED:
             # It has unknown members, or is no callback, or no JSON.
             return self._load_untyped(document)
-        details, *values = astuple(callback)
-        whole = lru_cache(maxsize=1)(partial(_untyped.decode, document))
-        check = _once(lambda: _check_structure(whole(), document))
+        check = _once(lambda: _check_structure(_untyped.decode(document), document))
 
         def item(index: int) -> Any:
-            return whole()[self._details.key][index]
+            return self._messages.item(details[index])
 
-        return self._load(values, {}, details, iter(dict, None), item, check)
+        try:
+            return self._load(values, {}, details, iter(dict, None), item, check)
+        except msgspec.DecodeError:  # in what is decoded when it is needed
+            return None
 
     def load(
         self, payload: Any, check: Check = lambda: None
@@ -228,10 +222,11 @@ class FastSchema:
         if len(details) > self._max_messages:
             check()
         check_size(details, self._max_messages)
-        values = [payload.get(one.key, one.default) for one in self._own]
+        values = [payload.get(one.key, UNSET) for one in self._own]
         extra = _unknown_members(payload, self._keys, check)
-        records = [self._messages.record(detail) for detail in details]
-        unknown = (self._messages.unknown_members(detail, check) for detail in details)
+        # What is no object is one without members here, and marshmallow refuses it as it is.
+        objects = [detail if type(detail) is dict else {} for detail in details]
+        records, unknown = self._messages.records(objects, check)
         return self._load(values, extra, records, unknown, details.__getitem__, check)
 
     def _load_untyped(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
@@ -254,46 +249,41 @@ class FastSchema:
         members: dict[str, Any] = {"bulk_id": None}
         try:
             for one, value in zip(self._own, values, strict=True):
-                loaded = value
-                if not (one.is_string and type(value) is str):
-                    loaded = one.load(value, extra, problems, check)
-                is_read = loaded is not missing and one.key not in problems
-                if is_read or one.target in members:
-                    (members if one.target in members else extra)[one.target] = loaded
+                loaded = one.load(value, extra, problems, check)
+                if one.target in members:
+                    members[one.target] = loaded
+                elif loaded is not missing and one.key not in problems:
+                    extra[one.target] = loaded
         except ValidationError:
             return None
         if len(records) > self._max_messages:
             check()
         check_size(records, self._max_messages)
-        messages: list[MessageReport] = []
+        messages = self._messages.load(records, unknown, check)
+        refused = [index for index, message in enumerate(messages) if message is None]
+        if refused and len(refused) == len(messages):
+            return None
         invalid: list[InvalidDetail] = []
-        for message in self._messages.load(records, unknown, check):
-            if message is not None:
-                messages.append(message)
-                continue
-            index = len(messages) + len(invalid)
-            loaded = self._load_plainly(index, item(index), check)
-            if isinstance(loaded, MessageReport):
-                messages.append(loaded)
-                continue
-            invalid.append(loaded)
-            if len(invalid) == MAX_ERRORS and not messages:
-                # A sender of nothing but bad ones is not to have each of them tried twice.
-                return None
-        if invalid and not messages:
-            errors = {one.index: one.errors for one in invalid[:MAX_ERRORS]}
-            raise no_message_taken({self._details.key: errors})
-        report = DeliveryReport(**members, messages=tuple(messages), extra=extra, problems=problems)
+        for index in refused:
+            detail = item(index)
+            try:
+                messages[index] = self._load_plainly(detail, check)
+            except ValidationError as error:
+                invalid.append(
+                    InvalidDetail(index=index, errors=error.messages_dict, payload=detail)
+                )
+        taken = cast(Iterable[MessageReport], filter(None, messages) if invalid else messages)
+        report = DeliveryReport(**members, messages=tuple(taken), extra=extra, problems=problems)
         return report, invalid
 
-    def _load_plainly(self, index: int, item: Any, check: Check) -> MessageReport | InvalidDetail:
-        """What marshmallow makes of an object."""
+    def _load_plainly(self, item: Any, check: Check) -> MessageReport:
+        """What marshmallow makes of an object.
+
+        :raises ValidationError: it is invalid.
+        """
         if type(item) is not dict or not _is_flat(item):
             check()
-        try:
-            return cast(MessageReport, self._messages.schema.load(item, many=False))
-        except ValidationError as error:
-            return InvalidDetail(index=index, errors=error.messages_dict, payload=item)
+        return cast(MessageReport, self._messages.schema.load(item, many=False))
 
 
 class _Messages:
@@ -301,19 +291,23 @@ class _Messages:
 
     def __init__(self, schema: MessageSchema, members: list[_Member], zone: tzinfo) -> None:
         self.schema = schema
-        self._members = members
-        self._keys = {one.key for one in members}
-        definition = [(f"m{number}", Any, one.default) for number, one in enumerate(members)]
-        rename = {f"m{number}": one.key for number, one in enumerate(members)}
-        name = type(schema).__name__
-        #: What JSON is decoded into, if it has no unknown members.
-        self.closed = msgspec.defstruct(
-            name, definition, rename=rename, gc=False, forbid_unknown_fields=True
-        )
-        self._open = msgspec.defstruct(name, definition, rename=rename, gc=False)
         self._dates = PlainDates(zone)
-        self._credits = _Credits(self._members[4].field)
+        self._credits = _Credits(members[4])
         self._statuses = _Statuses(members[7])
+        readers: dict[str, Callable[[Any, Check], Any]] = {
+            "credit": lambda value, check: self._credits.read(value),
+            "send_date": lambda value, check: self._dates.read(value),
+            "done_date": lambda value, check: self._dates.read(value),
+        }
+        self._members = [replace(one, reader=readers.get(one.target)) for one in members]
+        stock = self._members[: len(_MEMBERS)]
+        self._texts = [one for one in stock if type(one.field) is String]
+        self._loaders = [one.load for one in stock if type(one.field) in {Credit, Date}]
+        self._added = list(_attributes(self._members).items())[len(_MEMBERS) :]
+        self._keys = {one.key for one in members}
+        #: What JSON is decoded into, if it has no unknown members.
+        self.closed = _struct(members, required={"status": Raw})
+        self._open = list[_struct(members)]  # type: ignore[misc]
 
     @classmethod
     def of(cls, schema: Schema, zone: tzinfo) -> _Messages | None:
@@ -336,69 +330,80 @@ class _Messages:
             return None
         return cls(schema, [*members, *by_target.values()], zone)
 
-    def record(self, item: Any) -> Any:
-        """An object as msgspec has it; ``None`` for what is none."""
-        return msgspec.convert(item, self._open) if type(item) is dict else None
+    def records(
+        self, objects: list[dict[str, Any]], check: Check
+    ) -> tuple[list[Any], Iterable[dict[str, Any]]]:
+        """The members of objects, and those that no field knows."""
+        unknown = [_unknown_members(one, self._keys, check) for one in objects]
+        return msgspec.convert(objects, self._open), unknown
 
-    def unknown_members(self, item: Any, check: Check) -> dict[str, Any]:
-        """The members of an object that no field knows."""
-        return _unknown_members(item, self._keys, check) if type(item) is dict else {}
+    def item(self, record: Any) -> dict[str, Any]:
+        """The object that was decoded into a closed record."""
+        values = zip(self._members, astuple(record), strict=True)
+        return {one.key: _decoded(value) for one, value in values if value is not UNSET}
 
     def load(
         self, records: Iterable[Any], unknown: Iterable[dict[str, Any]], check: Check
-    ) -> Iterator[MessageReport | None]:
-        """Make messages, or ``None`` of those that are for marshmallow.
+    ) -> list[MessageReport | None]:
+        """Make messages, and ``None`` of what is for marshmallow to refuse.
 
         :param records: objects that were decoded.
         :param unknown: their members that no field knows.
         """
-        # One loop, because Python is slow enough for each call to count.
-        members, added = self._members, self._members[len(_MEMBERS) :]
-        read_date, read_credit, read_status = (
-            self._dates.read,
-            self._credits.read,
-            self._statuses.read,
-        )
+        # One loop without a call for each, because Python is slow enough for that to count.
+        messages: list[MessageReport | None] = []
+        added = self._added
+        load_credit, load_sent, load_done = self._loaders
+        offsets, hour = self._dates, slice(13)
         last_given, credit = last_status, state = _NOTHING, None
         for record, extra in zip(records, unknown, strict=False):
-            if record is None:
-                yield None
-                continue
             values = astuple(record)
             message_id, to, sender, text, given, sent, done, status, callback_data = (
                 values[: len(_MEMBERS)] if added else values
             )
             problems: dict[str, str] = {}
-            rest = extra, problems, check
             try:
-                if type(message_id) is not str or not message_id:
-                    message_id = members[0].load(message_id, *rest)
-                if not (type(to) is type(sender) is type(text) is type(callback_data) is str):
-                    if type(to) is not str:
-                        to = members[1].load(to, *rest)
-                    if type(sender) is not str:
-                        sender = members[2].load(sender, *rest)
-                    if type(text) is not str:
-                        text = members[3].load(text, *rest)
-                    if type(callback_data) is not str:
-                        callback_data = members[8].load(callback_data, *rest)
+                if not (
+                    type(message_id) is type(to) is type(sender) is type(text) is str
+                    and (type(callback_data) is str or callback_data is None)
+                    and message_id
+                ):
+                    texts = message_id, to, sender, text, callback_data
+                    message_id, to, sender, text, callback_data = (
+                        one.load(value, extra, problems, check)
+                        for one, value in zip(self._texts, texts, strict=True)
+                    )
                 if given is not last_given:
-                    last_given, credit = given, read_credit(given)
-                    if credit is UNSET:
-                        last_given, credit = _NOTHING, members[4].load(given, *rest)
-                send_date = read_date(sent) or members[5].load(sent, *rest)
-                done_date = read_date(done) or members[6].load(done, *rest)
+                    credit = load_credit(given, extra, problems, check)
+                    last_given = _NOTHING if problems else given
+                if (
+                    type(sent) is type(done) is str
+                    and 20 < len(sent) < 27
+                    and 20 < len(done) < 27
+                    and sent[19] == done[19] == "."
+                    and (sent_offset := offsets[sent[hour]])
+                    and (done_offset := offsets[done[hour]])
+                ):
+                    # What their fields make of dates as ANTS writes them.
+                    send_date = _from_iso_format(sent + sent_offset)
+                    done_date = _from_iso_format(done + done_offset)
+                else:
+                    send_date = load_sent(sent, extra, problems, check)
+                    done_date = load_done(done, extra, problems, check)
                 if status != last_status:
-                    last_status, state = read_status(status, check)
+                    state, last_status = self._statuses.read(status, check)
                 if added:
-                    for member, value in zip(added, values[len(_MEMBERS) :], strict=True):
-                        is_text = member.is_string and type(value) is str
-                        loaded = value if is_text else member.load(value, *rest)
+                    for name, member in added:
+                        value = getattr(record, name)
+                        if type(value) is str and value and member.is_string:
+                            extra[member.target] = value
+                            continue
+                        loaded = member.load(value, extra, problems, check)
                         if loaded is not missing and member.key not in problems:
                             extra[member.target] = loaded
-            except ValidationError:
+            except _REFUSED:
+                messages.append(None)
                 last_given = last_status = _NOTHING
-                yield None
                 continue
             message = _Draft()
             message.message_id = message_id
@@ -413,7 +418,8 @@ class _Messages:
             message.extra = extra
             message.problems = problems
             message.__class__ = MessageReport
-            yield message
+            messages.append(message)
+        return messages
 
 
 class _Statuses:
@@ -423,71 +429,74 @@ class _Statuses:
         self._member = member
         self._members = _members(_nested(member.field))
         self._keys = {one.key for one in self._members}
-        self._known: dict[tuple[Any, ...], Status] = {}
+        self._known: dict[Any, Status] = {}
 
-    def read(self, value: Any, check: Check) -> tuple[Any, Status]:
-        """What the field makes of a value, and a value of which it makes the same.
+    def read(self, value: Any, check: Check) -> tuple[Status, Any]:
+        """What the field makes of a value, and what equals only values of which it makes the same.
 
         :raises ValidationError: it is refused.
+        :raises msgspec.DecodeError: it is no JSON.
         """
-        came = value
-        if type(value) is list and len(value) == 1:
-            (value,) = value
-        if type(value) is not dict:
-            return _NOTHING, self._member.load(came, {}, {}, check)
-        if {*map(type, value.values())} != {str}:  # 1 is equal to True
-            return _NOTHING, self._new(value, check)
-        key = tuple(value.items())
+        key: Any
+        if type(value) is Raw:
+            key = bytes(value)
+        elif type(value) is dict and {*map(type, value.values())} == {str}:  # 1 is equal to True
+            key = tuple(value.items())
+        else:
+            return self._load(value, check), _NOTHING
         status = self._known.get(key)
         if status is None:
-            status = self._new(value, check)
+            status = self._load(_decoded(value), check)
             # What is equal can have unknown members in another order. What is remembered has to be
             # bounded.
-            if status.extra or sum(map(len, value.values())) > _KEPT:
-                return _NOTHING, status
+            if status.extra or len(str(key)) > _KEPT:
+                return status, _NOTHING
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[key] = status
-        return value, status
+        return status, value
 
-    def _new(self, value: dict[str, Any], check: Check) -> Status:
-        extra = _unknown_members(value, self._keys, check)
+    def _load(self, value: Any, check: Check) -> Status:
+        one = value[0] if type(value) is list and len(value) == 1 else value
+        if type(one) is not dict:
+            return cast(Status, self._member.load(value, {}, {}, check))
+        extra = _unknown_members(one, self._keys, check)
         problems: dict[str, str] = {}
-        members = {}
-        for one in self._members:
-            member = value.get(one.key, one.default)
-            if not (type(member) is str and one.is_string):
-                member = one.load(member, extra, problems, check)
-            members[one.target] = member
+        members = {
+            member.target: member.load(one.get(member.key, UNSET), extra, problems, check)
+            for member in self._members
+        }
         return Status(**members, extra=extra, problems=problems)
 
 
 class _Credits(dict[str, Any]):
     """Credits by how they are written: those of messages are nearly always the same few."""
 
-    def __init__(self, field: Field[Any]) -> None:
-        self._field = field
+    def __init__(self, member: _Member) -> None:
+        self._member = member
 
     def read(self, value: Any) -> Any:
-        """What the field makes of a value, or ``UNSET`` where it is to be asked."""
-        if value is None:
-            return None
+        """What the field makes of a value, or ``None`` where it is to be asked."""
         text = str(value) if type(value) is Decimal else value
         if type(text) is not str or len(text) > _LONGEST_CREDIT:
-            return UNSET
-        return self[text]
+            return None
+        credit = self[text]
+        is_as_it_came = text is value or type(credit) is not Unreadable
+        return credit if is_as_it_came else None
 
     def __missing__(self, text: str) -> Any:
-        credit = self._field.deserialize(text)
-        if type(credit) is Unreadable:
-            credit = UNSET
         if len(self) >= _KEPT:
             self.clear()
-        self[text] = credit
+        self[text] = credit = self._member.field.deserialize(text, self._member.key)
         return credit
 
 
 _untyped = msgspec.json.Decoder(float_hook=decimal)
+
+
+def _decoded(value: Any) -> Any:
+    """:raises msgspec.DecodeError: it is no JSON."""
+    return _untyped.decode(value) if type(value) is Raw else value
 
 
 def _check_structure(payload: Any, document: bytes) -> None:
@@ -507,11 +516,11 @@ def _unknown_members(item: dict[str, Any], keys: set[str], check: Check) -> dict
     if len(unknown) > _MANY_MEMBERS:
         check()
     extra = {}
-    for name, value in item.items():
-        if name in unknown:
-            if isinstance(value, dict | list):
-                check()
-            extra[name] = value if type(value) is str else plain(value)
+    for name in unknown if len(unknown) == 1 else [one for one in item if one in unknown]:
+        value = item[name]
+        if isinstance(value, dict | list):
+            check()
+        extra[name] = value if type(value) is str else plain(value)
     return extra
 
 
@@ -524,14 +533,38 @@ def _is_flat(item: Any) -> bool:
     )
 
 
+def _attributes(members: list[_Member]) -> dict[str, _Member]:
+    """The members by their names in what msgspec decodes into, which has to be identifiers."""
+    return {f"m{number}": one for number, one in enumerate(members)}
+
+
+def _struct(members: list[_Member], required: Mapping[str, Any] | None = None) -> type[Any]:
+    """A type that has a schema's members in their order, whatever they hold.
+
+    :param required: the types of members that it cannot do without; it has no unknown ones then.
+    """
+    names, types = _attributes(members), required or {}
+    return msgspec.defstruct(
+        "Record",
+        [
+            (name, types[one.target]) if one.target in types else (name, Any, UNSET)
+            for name, one in names.items()
+        ],
+        rename={name: one.key for name, one in names.items()},
+        forbid_unknown_fields=required is not None,
+        kw_only=True,
+        gc=False,
+    )
+
+
 def _members(schema: Schema) -> list[_Member]:
     return [
         _Member(
             key=name if field.data_key is None else field.data_key,
             target=field.attribute or name,
             field=field,
-            is_string=type(field) is String and field.is_plain and not field.validators,
-            default=None if field.allow_none and field.load_default is None else UNSET,
+            is_string=type(field) is String and field.is_plain,
+            is_optional=bool(field.allow_none) and field.load_default is None,
         )
         for name, field in schema.load_fields.items()
     ]

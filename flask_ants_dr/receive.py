@@ -121,19 +121,18 @@ def _warn(source: str, received: Received) -> None:
     total = len(messages) + len(received.invalid)
     if received.invalid:
         _logger.warning("%s: %d of %d messages refused", source, len(received.invalid), total)
+    odd = [one for one in messages if one.problems or one.status.problems]
+    if not (odd or received.report.problems):
+        return
     problems = Counter(received.report.problems.keys())
-    odd = 0
-    for message in messages:
-        if message.problems or message.status.problems:
-            odd += 1
-            problems.update(message.problems.keys())
-            problems.update(f"status.{name}" for name in message.status.problems)
-    if problems:
-        counts = [f"{name} ({count})" for name, count in problems.most_common(_NAMED_MEMBERS)]
-        _logger.warning(
-            "%s: %d of %d messages have members that could not be read: %s",
-            source,
-            odd,
-            total,
-            printable(", ".join(counts)),
-        )
+    for message in odd:
+        problems.update(message.problems.keys())
+        problems.update(f"status.{name}" for name in message.status.problems)
+    counts = [f"{name} ({count})" for name, count in problems.most_common(_NAMED_MEMBERS)]
+    _logger.warning(
+        "%s: %d of %d messages have members that could not be read: %s",
+        source,
+        len(odd),
+        total,
+        printable(", ".join(counts)),
+    )

@@ -76,7 +76,7 @@ FIRST_BUDDHIST_YEAR = 2400
 _BUDDHIST_YEARS = 543
 
 # Where a plain date has its hour, and what separates minutes, seconds and fraction, by its length.
-_HOUR = slice(13)
+_YEAR, _HOUR = slice(4), slice(13)
 _SEPARATORS = slice(13, 20, 3)
 _SEPARATORS_BY_LENGTH = {19: "::", **dict.fromkeys(range(21, 30), "::.")}
 _LONGEST_DATE = 26
@@ -235,6 +235,10 @@ class PlainDates(dict[str, str | None]):
                         return None
                     value = value[:_LONGEST_DATE]
                 offset = self[value[_HOUR]]
+                if offset is None and value[_YEAR] >= str(FIRST_BUDDHIST_YEAR):
+                    year = int(value[_YEAR]) - _BUDDHIST_YEARS
+                    value = f"{year}{value[4:]}"
+                    offset = self[value[_HOUR]]
                 return _from_iso_format(value + offset) if offset else None
         except (AttributeError, LookupError, TypeError, ValueError):
             pass

@@ -62,7 +62,7 @@ def json_document(body: bytes, content_type: str | None) -> bytes | None:
     :return: the body without a byte order mark, if no text in it has a NUL. A parser that is
         strict refuses what is not UTF-8.
     """
-    if b"\\u0000" in body:
+    if b"\\" in body and b"\\u0000" in body:  # the first alone takes a fraction of the time
         return None
     try:
         is_xml, _ = _format(body, content_type)
