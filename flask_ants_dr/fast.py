@@ -68,17 +68,12 @@ _OF_FIELDS = {
     *("__abstractmethods__", "__dict__", "__weakref__"),
 }
 # The members of a message in the order in which _Messages.load() has them.
-_MEMBERS: tuple[tuple[str, type[Field[Any]]], ...] = (
-    ("message_id", String),
-    ("to", String),
-    ("sender", String),
-    ("text", String),
-    ("credit", Credit),
-    ("send_date", Date),
-    ("done_date", Date),
-    ("status", One),
-    ("callback_data", String),
-)
+_MEMBERS: dict[str, type[Field[Any]]] = {
+    **dict.fromkeys(("message_id", "to", "sender", "text", "callback_data"), String),
+    "credit": Credit,
+    **dict.fromkeys(("send_date", "done_date"), Date),
+    "status": One,
+}
 
 _SIMPLE = {
     *(String, Credit, Date),
@@ -122,7 +117,7 @@ class _Member:
     """Whether every string is what the field would make of it, but for an empty one."""
     is_optional: bool
     """Whether the field makes ``None`` of ``None`` and of a member that is missing."""
-    reader: Callable[[Any, Check], Any] | None = None
+    reader: Callable[[Any], Any] | None = None
     """What makes of most values the same as the field, and ``None`` of the others."""
 
     def load(
@@ -136,7 +131,7 @@ class _Member:
             return value
         if self.is_optional and (value is UNSET or value is None):
             return None
-        loaded = self.reader(value, check) if self.reader else None
+        loaded = self.reader(value) if self.reader else None
         if loaded is None:
             if isinstance(value, dict | list):
                 check()
@@ -292,17 +287,17 @@ class _Messages:
     def __init__(self, schema: MessageSchema, members: list[_Member], zone: tzinfo) -> None:
         self.schema = schema
         self._dates = PlainDates(zone)
-        self._credits = _Credits(members[4])
-        self._statuses = _Statuses(members[7])
-        readers: dict[str, Callable[[Any, Check], Any]] = {
-            "credit": lambda value, check: self._credits.read(value),
-            "send_date": lambda value, check: self._dates.read(value),
-            "done_date": lambda value, check: self._dates.read(value),
+        named = {one.target: one for one in members}
+        self._statuses = _Statuses(named["status"])
+        readers: dict[str, Callable[[Any], Any]] = {
+            "credit": _Credits(named["credit"]).read,
+            "send_date": self._dates.read,
+            "done_date": self._dates.read,
         }
         self._members = [replace(one, reader=readers.get(one.target)) for one in members]
         stock = self._members[: len(_MEMBERS)]
         self._texts = [one for one in stock if type(one.field) is String]
-        self._loaders = [one.load for one in stock if type(one.field) in {Credit, Date}]
+        self._others = [one for one in stock if type(one.field) in {Credit, Date}]
         self._added = list(_attributes(self._members).items())[len(_MEMBERS) :]
         self._keys = {one.key for one in members}
         #: What JSON is decoded into, if it has no unknown members.
@@ -317,15 +312,15 @@ class _Messages:
         if type(zone) not in {timezone, ZoneInfo}:
             return None
         by_target = {one.target: one for one in _members(schema)}
-        members = []
-        for target, kind in _MEMBERS:
-            member = by_target.pop(target, None)
-            if member is None or type(member.field) is not kind or not is_plain(member.field):
-                return None
-            members.append(member)
+        if not by_target.keys() >= _MEMBERS.keys():
+            return None
+        members = [by_target.pop(target) for target in _MEMBERS]
+        kinds = zip(members, _MEMBERS.values(), strict=True)
+        if not all(type(one.field) is kind and is_plain(one.field) for one, kind in kinds):
+            return None
         if not all(_is_simple(one.field) for one in by_target.values()):
             return None
-        status = _nested(members[7].field)
+        status = _nested(members[-1].field)
         if type(status) is not StatusSchema or not _only_adds_fields(status, Status):
             return None
         return cls(schema, [*members, *by_target.values()], zone)
@@ -353,12 +348,12 @@ class _Messages:
         # One loop without a call for each, because Python is slow enough for that to count.
         messages: list[MessageReport | None] = []
         added = self._added
-        load_credit, load_sent, load_done = self._loaders
+        load_credit, load_sent, load_done = (one.load for one in self._others)
         offsets, hour = self._dates, slice(13)
         last_given, credit = last_status, state = _NOTHING, None
         for record, extra in zip(records, unknown, strict=False):
             values = astuple(record)
-            message_id, to, sender, text, given, sent, done, status, callback_data = (
+            message_id, to, sender, text, callback_data, given, sent, done, status = (
                 values[: len(_MEMBERS)] if added else values
             )
             problems: dict[str, str] = {}

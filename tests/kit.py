@@ -30,6 +30,12 @@ from flask_ants_dr.signals import ALL
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "flask_ants_dr" / "samples"
 TESTS = ROOT / "tests"
+#: The fields of a message that can be missing, by their names on the wire.
+OPTIONAL = {
+    field.data_key or name: field
+    for name, field in MessageSchema().load_fields.items()
+    if not field.required
+}
 USERNAME = "ants"
 PASSWORD = "s3cret-pair"
 

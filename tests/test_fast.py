@@ -63,6 +63,7 @@ from flask_ants_dr.schemas import PlainDates
 from flask_ants_dr.schemas import String
 from flask_ants_dr.schemas import WireSchema
 from flask_ants_dr.schemas import validate
+from kit import OPTIONAL
 from kit import Ants
 from kit import Heard
 from kit import callback
@@ -144,16 +145,18 @@ statuses = st.fixed_dictionaries(
     {"name": names},
     optional={"code": st.sampled_from(["000", 1, True, None, "1"]), "description": any_text},
 )
+credits = st.sampled_from(["1.00", "", " 1 ", "1e3", Decimal("1.00"), Decimal(1), 1, "NaN"])
+Kinds = dict[type[Any], st.SearchStrategy[Any]]
+kinds: Kinds = {
+    String: any_text,
+    Credit: credits | numbers,
+    Date: written_dates | st.sampled_from(ODD_DATES),
+}
+usual_kinds: Kinds = {String: any_text, Credit: st.just("1.00"), Date: written_dates}
 values = {
     "messageId": st.sampled_from(["1", "", 7, None, "\0", "\ud800", "ก"]) | json_values,
-    "to": any_text,
-    "text": any_text,
-    "credit": st.sampled_from(["1.00", "", " 1 ", "1e3", Decimal("1.00"), Decimal(1), 1, "NaN"])
-    | numbers,
-    "sendDate": written_dates | st.sampled_from(ODD_DATES),
-    "doneDate": written_dates,
     "status": statuses | st.lists(statuses, max_size=2) | json_values,
-    "callbackData": any_text | st.none(),
+    **{name: kinds[type(field)] | json_values for name, field in OPTIONAL.items()},
     "operator": json_values | st.just("AIS"),
     "network": json_values | st.sampled_from([3, "3", "x"]),
     "list": st.lists(st.integers(), max_size=2) | json_values,
@@ -162,13 +165,7 @@ values = {
 }
 usual = st.fixed_dictionaries(
     {"messageId": st.just("1"), "status": st.just({"name": "DELIVERED"})},
-    optional={
-        "to": st.just("66"),
-        "from": st.just("ANTS"),
-        "text": any_text,
-        "credit": st.just("1.00"),
-        "doneDate": written_dates,
-    },
+    optional={name: usual_kinds[type(field)] for name, field in OPTIONAL.items()},
 )
 details = (
     usual
@@ -505,6 +502,7 @@ def test_what_is_valid_never_meets_marshmallow(
 
     known = registration(Report())
     monkeypatch.setattr(Schema, "_do_load", refuse)
+    assert USUAL.keys() > OPTIONAL.keys()
     value = callback(USUAL | {"operator": "DTAC"} | members)
     result = received(known, value)
     assert len(result.report.messages) == 1

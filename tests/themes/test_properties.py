@@ -23,6 +23,10 @@ from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
+from flask_ants_dr.schemas import Credit
+from flask_ants_dr.schemas import Date
+from flask_ants_dr.schemas import String
+from kit import OPTIONAL
 from kit import Ants
 from kit import Heard
 from kit import make_app
@@ -81,7 +85,7 @@ def test_arbitrary_json(value: Any, content_type: str) -> None:
     post(json.dumps(value), content_type)
 
 
-MEMBERS = ["messageId", "to", "from", "text", "credit", "sendDate", "doneDate", "callbackData", "x"]
+MEMBERS = ["messageId", *OPTIONAL, "x"]
 status = st.fixed_dictionaries({}, optional={"name": any_text | json_values, "code": json_values})
 details = st.fixed_dictionaries(
     {}, optional={"status": status | json_values} | dict.fromkeys(MEMBERS, any_text | json_values)
@@ -139,19 +143,9 @@ def reports(letters: st.SearchStrategy[str]) -> st.SearchStrategy[DeliveryReport
     extra = st.dictionaries(
         names, st.none() | text | st.dictionaries(names, text, min_size=1), max_size=3
     )
-    messages = st.builds(
-        MessageReport,
-        message_id=word,
-        to=st.none() | text,
-        sender=st.none() | text,
-        text=st.none() | text,
-        credit=st.none() | CREDITS,
-        send_date=st.none() | DATES,
-        done_date=st.none() | DATES,
-        status=statuses,
-        callback_data=st.none() | text,
-        extra=extra,
-    )
+    kinds: dict[type[Any], st.SearchStrategy[Any]] = {String: text, Credit: CREDITS, Date: DATES}
+    optional = {str(field.name): st.none() | kinds[type(field)] for field in OPTIONAL.values()}
+    messages = st.builds(MessageReport, message_id=word, status=statuses, extra=extra, **optional)
     lists = st.lists(messages, min_size=1, max_size=4).map(tuple)
     return st.builds(DeliveryReport, bulk_id=st.none() | text, messages=lists)
 

@@ -20,6 +20,7 @@ from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
 from flask_ants_dr.decoding.text import is_utf8
+from kit import OPTIONAL
 from kit import Ants
 from kit import Heard
 from kit import callback
@@ -136,9 +137,6 @@ def test_repeated_details(ants: Ants, heard: Heard) -> None:
     assert [message.message_id for message in heard.messages] == ["1", "2", "3"]
 
 
-OPTIONAL = ["to", "from", "text", "credit", "sendDate", "doneDate", "callbackData"]
-
-
 @pytest.mark.parametrize("value", ["missing", None])
 def test_every_other_member_can_be_missing_or_null(
     take: Take, heard: Heard, value: str | None
@@ -150,8 +148,7 @@ def test_every_other_member_can_be_missing_or_null(
         body["bulkId"] = None
     message = take(body)
     assert message == MessageReport(message_id="1", status=Status(name="DELIVERED"))
-    members = ("to", "sender", "text", "credit", "send_date", "done_date", "callback_data")
-    assert [getattr(message, name) for name in members] == [None] * 7
+    assert {getattr(message, str(field.name)) for field in OPTIONAL.values()} == {None}
     assert heard.arguments("report_received")[0]["report"].bulk_id is None
 
 
@@ -367,6 +364,10 @@ UNREADABLE = [
 ]
 
 
+def test_no_member_is_forgotten_here() -> None:
+    assert {name for name, _, _ in UNREADABLE} == OPTIONAL.keys()
+
+
 @pytest.mark.parametrize(("name", "value", "reason"), UNREADABLE)
 def test_a_member_that_cannot_be_read_costs_only_itself(
     take: Take, caplog: pytest.LogCaptureFixture, name: str, value: str, reason: str
@@ -375,8 +376,7 @@ def test_a_member_that_cannot_be_read_costs_only_itself(
     message = take(body)
     assert message.problems == {name: reason}
     assert message.extra.keys() == {name}
-    target = {"from": "sender", "callbackData": "callback_data"}.get(name, name)
-    assert getattr(message, target.replace("Date", "_date")) is None
+    assert getattr(message, str(OPTIONAL[name].name)) is None
     (line,) = [one for one in caplog.messages if "could not be read" in one]
     assert line == f"ants_dr: 1 of 1 messages have members that could not be read: {name} (1)"
     schema = MessageSchema()
