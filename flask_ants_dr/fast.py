@@ -43,6 +43,7 @@ from .models import InvalidDetail
 from .models import MessageReport
 from .models import Status
 from .schemas import LARGEST_INTEGER
+from .schemas import MAX_ERRORS
 from .schemas import Credit
 from .schemas import Date
 from .schemas import Details
@@ -399,6 +400,8 @@ class _Messages:
             except _REFUSED:
                 messages.append(None)
                 last_given = last_status = _NOTHING
+                if len(messages) == MAX_ERRORS and not any(messages):
+                    break  # a sender of nothing but bad ones is not to have each tried twice
                 continue
             message = _Draft()
             message.message_id = message_id
