@@ -32,12 +32,12 @@ from sqlalchemy import insert
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr.inbox import Inbox
-from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox import callbacks
+from flask_ants_dr.inbox import messages
+from flask_ants_dr.inbox import tables
+from flask_ants_dr.inbox.callbacks import by_key
 from flask_ants_dr.inbox.inbox import BoundInbox
-from flask_ants_dr.inbox.inbox import _by_key
 from flask_ants_dr.inbox.inbox import bound_inboxes
-from flask_ants_dr.inbox.tables import callbacks
-from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.models import Envelope
 from flask_ants_dr.receive import Received
 from flask_ants_dr.receive import read as read_callback
@@ -109,7 +109,7 @@ def accept(folder: Path) -> None:
             started = time.perf_counter()
             received = read_by(inbox, came)
             read.append(time.perf_counter() - started)
-            keys = list(_by_key(came, received.report))
+            keys = list(by_key(came, received.report))
             ours.append(timed(partial(inbox.accept, came, received.report, received.invalid)))
             bare.append(timed(partial(executemany, connection, came, keys)))
     ratio = median(ours) / median(bare)
@@ -189,7 +189,7 @@ def claim(name: str, urls: tuple[str, str]) -> None:
 def claim_once(inbox: BoundInbox) -> None:
     now = time.time()
     with inbox.database.begin() as connection:
-        claimed = store.claim(
+        claimed = messages.claim(
             connection,
             inbox.source,
             token=uuid4().hex,
@@ -203,7 +203,7 @@ def claim_once(inbox: BoundInbox) -> None:
 def fill(inbox: BoundInbox, count: int) -> None:
     now = time.time()
     with inbox.database.begin() as connection:
-        callback_id = store.insert_callback(connection, envelope(-1), now)
+        callback_id = callbacks.insert(connection, envelope(-1), now)
         for start in range(0, count, 50_000):
             rows = [
                 {
@@ -218,10 +218,10 @@ def fill(inbox: BoundInbox, count: int) -> None:
                 }
                 for number in range(start, min(start + 50_000, count))
             ]
-            connection.execute(insert(messages), rows)
+            connection.execute(insert(tables.messages), rows)
     if not inbox.database.is_sqlite:
         with inbox.database.begin() as connection:
-            connection.exec_driver_sql(f"ANALYZE {messages.name}, {callbacks.name}")
+            connection.exec_driver_sql(f"ANALYZE {tables.messages.name}, {tables.callbacks.name}")
 
 
 def drain(url: Callable[[], str]) -> None:

@@ -21,7 +21,7 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
-from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.schemas import Details
@@ -140,7 +140,7 @@ def rows(app: Flask, table: str = "messages") -> int:
 def counts(app: Flask) -> dict[str, int]:
     inbox = bound_inbox(app)
     with inbox.database.begin() as connection:
-        return store.counts(connection, inbox.source)
+        return messages.counts(connection, inbox.source)
 
 
 def drain(app: Flask) -> int:

@@ -176,7 +176,8 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
     A callback that comes again after its messages were purged is new: choose an age after which
     ANTS repeats nothing.
     """
-    from ..inbox import store
+    from ..inbox import callbacks
+    from ..inbox import messages
     from ..inbox.tables import DEAD
     from ..inbox.tables import DONE
 
@@ -187,11 +188,11 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
         count = _PURGED_TOGETHER
         while count == _PURGED_TOGETHER:
             with inbox.database.begin() as connection:
-                count = store.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
+                count = messages.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
             total += count
             _progress(f"{total} messages purged")
         with inbox.database.begin() as connection:
-            store.sweep_orphans(connection, inbox.source, time.time() - _UNITS["h"])
+            callbacks.sweep_orphans(connection, inbox.source, time.time() - _UNITS["h"])
     _progress(f"{total} messages purged", last=True)
 
 
@@ -222,13 +223,13 @@ def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
 @with_inboxes
 def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
     """Show one entry of the quarantine, with its values masked."""
-    from ..inbox import store
+    from ..inbox import callbacks
 
     for inbox in inboxes:
         for entry in inbox.quarantined():
             if entry.id == id_:
                 with inbox.database.begin(writes=False) as connection:
-                    envelope = store.envelope(connection, entry.callback_id)
+                    envelope = callbacks.load(connection, entry.callback_id)
                 click.echo(json.dumps(entry.error))
                 click.echo(f"{printable(entry.content_type)}, {entry.bytes} bytes")
                 click.echo(_shown(envelope.body, entry.content_type, entry.position, values))
@@ -285,13 +286,13 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 @with_inboxes
 def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     """Delete what was quarantined before AGE."""
-    from ..inbox import store
+    from ..inbox import quarantine as entries
 
     count = 0
     for inbox in inboxes:
         with inbox.database.begin() as connection:
             before = time.time() - _seconds(older_than)
-            count += store.purge_quarantine(connection, inbox.source, before)
+            count += entries.purge(connection, inbox.source, before)
     click.echo(f"{count} entries purged")
 
 

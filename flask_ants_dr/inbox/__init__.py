@@ -11,6 +11,6 @@ from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
 from .inbox import Replayed as Replayed
 from .inbox import bound_inboxes as bound_inboxes
-from .store import DeadMessage as DeadMessage
-from .store import Quarantined as Quarantined
+from .messages import DeadMessage as DeadMessage
+from .quarantine import Quarantined as Quarantined
 from .tables import metadata as metadata

@@ -7,9 +7,12 @@ import os
 import weakref
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,9 +20,12 @@ from typing import Any
 from sqlalchemy import URL
 from sqlalchemy import Connection
 from sqlalchemy import Engine
+from sqlalchemy import Table
 from sqlalchemy import create_engine
 from sqlalchemy import event
 from sqlalchemy import make_url
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
@@ -156,6 +162,25 @@ class Database:
         for engine, own in zip(engines, (durable, "SET synchronous_commit = off"), strict=True):
             event.listen(engine, "connect", partial(_set_up_postgresql, (bounded, own)))
         return engines
+
+
+def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """A statement takes only so many parameters."""
+    for start in range(0, len(ids), 1000):
+        yield ids[start : start + 1000]
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows whose key is not there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    insertion = dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
+    compiled = insertion.compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    # Straight to the driver: SQLAlchemy's look at each value, of which none needs converting, takes
+    # as long as the database does.
+    parameters: Any = rows
+    if compiled.positiontup:
+        parameters = list(map(itemgetter(*compiled.positiontup), rows))
+    connection.exec_driver_sql(str(compiled), parameters)
 
 
 def _is_in_memory(url: URL) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
@@ -14,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace
-from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,16 @@ from ..receive import read
 from ..receive import receive
 from ..registration import Registration
 from ..registration import registrations
-from . import store
+from . import callbacks
+from . import messages
+from . import quarantine
+from .callbacks import by_key
+from .callbacks import key_of_body
 from .database import Database
 from .masking import describe
 from .masking import trace
+from .quarantine import Entry
+from .quarantine import Quarantined
 from .tables import DEAD
 from .tables import DONE
 
@@ -169,27 +173,27 @@ class BoundInbox:
         :raises InboxUnavailable: it could not be committed; nothing of it is stored.
         """
         now, token = time.time(), uuid4().hex
-        messages = _by_key(envelope, report)
-        entries = _entries(envelope, report, invalid)
+        by_keys = by_key(envelope, report)
+        entries = quarantine.entries(envelope, report, invalid)
         is_replay = callback_id is not None
         with self.database.begin() as connection:
             before: dict[str, int] = {}
             if callback_id is None:
-                callback_id = store.insert_callback(connection, envelope, now)
+                callback_id = callbacks.insert(connection, envelope, now)
             else:
-                store.lock_callback(connection, callback_id)
-                before = store.stored_messages(connection, callback_id)
-            stored = self._insert(connection, callback_id, messages, token, now)
+                callbacks.lock(connection, callback_id)
+                before = messages.of_callback(connection, callback_id)
+            stored = self._insert(connection, callback_id, by_keys, token, now)
             ids = {key: id for key, id in stored.items() if key not in before}
             if is_replay:
-                store.delete_quarantine(connection, callback_id, {one.position for one in entries})
+                quarantine.remove(connection, callback_id, {one.position for one in entries})
             kept = self._keep(connection, callback_id, entries, now)
             if not ids and not kept:
-                store.delete_orphans(connection, [callback_id])
+                callbacks.delete_orphans(connection, [callback_id])
         if ids or kept:
             # What is invalid has been told of when it came.
             self._log(dispatch_envelope(self.app, report, [] if is_replay else invalid))
-            self._start(callback_id, ids, token, now, report, messages)
+            self._start(callback_id, ids, token, now, report, by_keys)
         return len(ids)
 
     def quarantine(self, envelope: Envelope, error: Exception) -> None:
@@ -202,13 +206,11 @@ class BoundInbox:
         problem: dict[str, Any] = {"detail": type(error).__name__}
         if isinstance(error, CallbackError):
             problem = {"detail": error.detail, "errors": error.errors}
-        body = blake2b(envelope.body).hexdigest()
-        key = _digest(*_origin(envelope), envelope.content_type, body)
-        entry = store.Entry(key=key, position=None, error=problem)
+        entry = Entry(key=key_of_body(envelope), position=None, error=problem)
         with self.database.begin() as connection:
-            callback_id = store.insert_callback(connection, envelope, now)
+            callback_id = callbacks.insert(connection, envelope, now)
             if not self._keep(connection, callback_id, [entry], now):
-                store.delete_callback(connection, callback_id)
+                callbacks.remove(connection, callback_id)
 
     def take(
         self, ids: Sequence[int] | None = None, *, stop: Callable[[], bool] | None = None
@@ -222,9 +224,9 @@ class BoundInbox:
         now, token = time.time(), uuid4().hex
         lease: dict[str, Any] = {"token": token, "now": now, "until": now + self.options.lease}
         with self.database.begin() as connection:
-            claimed = store.claim_unfinished(
+            claimed = messages.claim_unfinished(
                 connection, self.source, **lease, ids=ids, max_attempts=self.options.max_attempts
-            ) or store.claim(connection, self.source, **lease, ids=ids, limit=BATCH)
+            ) or messages.claim(connection, self.source, **lease, ids=ids, limit=BATCH)
         self._dispatch(claimed, token, now, self._load, stop or _never)
         return len(claimed)
 
@@ -235,23 +237,23 @@ class BoundInbox:
         """
         now = time.time()
         with self.database.begin(writes=False) as connection:
-            oldest = store.oldest_pending(connection, self.source)
-            quarantined, quarantined_bytes = store.quarantine_size(connection, self.source)
-            return store.counts(connection, self.source) | {
+            oldest = messages.oldest_pending(connection, self.source)
+            quarantined, quarantined_bytes = quarantine.size(connection, self.source)
+            return messages.counts(connection, self.source) | {
                 "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
-                "done_last_minute": store.done_since(connection, self.source, now - 60),
+                "done_last_minute": messages.done_since(connection, self.source, now - 60),
                 "quarantined": quarantined,
                 "quarantined_bytes": quarantined_bytes,
             }
 
-    def dead(self, limit: int = 100) -> list[store.DeadMessage]:
+    def dead(self, limit: int = 100) -> list[messages.DeadMessage]:
         """The messages that were set aside as dead, the latest first.
 
         :param limit: how many, at most.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return store.dead(connection, self.source, limit)
+            return messages.dead(connection, self.source, limit)
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
         """Make dead messages pending again, for a worker to dispatch, and return how many.
@@ -260,22 +262,22 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin() as connection:
-            return store.retry(connection, self.source, ids, time.time())
+            return messages.retry(connection, self.source, ids, time.time())
 
-    def quarantined(self, limit: int | None = None) -> list[store.Quarantined]:
+    def quarantined(self, limit: int | None = None) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
 
         :param limit: how many, at most; all by default.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return store.quarantined(connection, self.source, limit)
+            return quarantine.list_all(connection, self.source, limit)
 
     def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
         """The ids of messages that wait for a worker, or were left unfinished by one."""
         now = time.time()
         with self.database.begin(writes=False) as connection:
-            return store.due_ids(connection, self.source, now, limit, unfinished=unfinished)
+            return messages.due_ids(connection, self.source, now, limit, unfinished=unfinished)
 
     def replay(self, callback_id: int) -> Replayed:
         """Put a quarantined callback through again.
@@ -287,7 +289,7 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            envelope = store.envelope(connection, callback_id)
+            envelope = callbacks.load(connection, callback_id)
         if envelope.source != self.source:
             raise LookupError(f"Callback {callback_id} is another blueprint's.")
         received = receive(self.app, self._registration, envelope, callback_id=callback_id)
@@ -304,17 +306,21 @@ class BoundInbox:
         claim: dict[str, Any] = {"claim": None, "due_at": now, "attempts": 0}
         if self.options.eager:
             claim |= {"claim": token, "due_at": now + self.options.lease}
-        store.insert_messages(connection, callback_id, self.source, keys, **claim)
-        return store.stored_messages(connection, callback_id)
+        messages.insert(connection, callback_id, self.source, keys, **claim)
+        return messages.of_callback(connection, callback_id)
 
     def _keep(
-        self, connection: Connection, callback_id: int, entries: Iterable[store.Entry], now: float
+        self,
+        connection: Connection,
+        callback_id: int,
+        entries: Iterable[Entry],
+        now: float,
     ) -> int:
         """Put into quarantine what is not there, and return how much was new."""
-        kept = store.insert_quarantine(connection, callback_id, self.source, entries, now)
+        kept = quarantine.insert(connection, callback_id, self.source, entries, now)
         if kept:
             oldest = now - self.options.quarantine_days * _DAY
-            store.bound_quarantine(connection, self.source, oldest, self.options.quarantine_bytes)
+            quarantine.bound(connection, self.source, oldest, self.options.quarantine_bytes)
         return kept
 
     def _start(
@@ -324,16 +330,16 @@ class BoundInbox:
         token: str,
         claimed_at: float,
         report: DeliveryReport,
-        messages: Mapping[str, MessageReport],
+        by_keys: Mapping[str, MessageReport],
     ) -> None:
         """After the commit: dispatch the new messages, or have them dispatched.
 
         Nothing that fails here loses one: a worker takes it up.
         """
         if self.options.eager:
-            rows = [store.Claimed(id, callback_id, key, 1) for key, id in ids.items()]
+            rows = [messages.Claimed(id, callback_id, key, 1) for key, id in ids.items()]
             with suppress(InboxUnavailable):
-                self._dispatch(rows, token, claimed_at, lambda _: (report, messages), _never)
+                self._dispatch(rows, token, claimed_at, lambda _: (report, by_keys), _never)
         elif self.options.enqueue and ids:
             try:
                 self.options.enqueue(self.source, list(ids.values()))
@@ -350,18 +356,18 @@ class BoundInbox:
         latest = getattr(self._latest, "value", None)
         if latest is None or latest[0] != callback_id:
             with self.database.begin(writes=False) as connection:
-                envelope = store.envelope(connection, callback_id)
+                envelope = callbacks.load(connection, callback_id)
             try:
                 report = read(self._registration, envelope).report
             except Exception as error:  # a host's schema can raise anything
                 _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
                 report = DeliveryReport(messages=())
-            latest = self._latest.value = (callback_id, report, _by_key(envelope, report))
+            latest = self._latest.value = (callback_id, report, by_key(envelope, report))
         return latest[1], latest[2]
 
     def _dispatch(
         self,
-        rows: Sequence[store.Claimed],
+        rows: Sequence[messages.Claimed],
         token: str,
         claimed_at: float,
         load: Callable[[int], tuple[DeliveryReport, Mapping[str, MessageReport]]],
@@ -371,27 +377,27 @@ class BoundInbox:
         waiting = [row.id for row in rows]
         for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
             together = list(group)
-            report, messages = load(callback_id)
-            claimed = tuple(messages[row.key] for row in together if row.key in messages)
+            report, by_keys = load(callback_id)
+            claimed = tuple(by_keys[row.key] for row in together if row.key in by_keys)
             report = replace(report, messages=claimed)
             for row in together:
                 if stop():
                     with self.database.begin() as connection:
-                        store.release(connection, waiting, token, time.time())
+                        messages.release(connection, waiting, token, time.time())
                     return
                 if time.time() > claimed_at + self.options.lease * _RENEWED:
                     claimed_at = time.time()
                     with self.database.begin() as connection:
                         until = claimed_at + self.options.lease
-                        ours = store.renew(connection, waiting, token, until)
+                        ours = messages.renew(connection, waiting, token, until)
                     waiting = [id for id in waiting if id in ours]
                 if row.id in waiting:
                     waiting.remove(row.id)
-                    self._attempt(row, token, messages.get(row.key), report)
+                    self._attempt(row, token, by_keys.get(row.key), report)
 
     def _attempt(
         self,
-        row: store.Claimed,
+        row: messages.Claimed,
         token: str,
         message: MessageReport | None,
         report: DeliveryReport,
@@ -428,7 +434,7 @@ class BoundInbox:
                 "\n".join(map(trace, failures)),
             )
         with self.database.begin(durable=False) as connection:
-            if not store.finish(connection, row.id, token, **values):
+            if not messages.finish(connection, row.id, token, **values):
                 _logger.warning(
                     "%s: message %d took longer than its lease, and was dispatched again",
                     self.source,
@@ -450,62 +456,6 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
     """The inboxes of an application's blueprints, in the order of their registration."""
     inboxes = [known.inbox for known in registrations(app).values()]
     return [inbox for inbox in inboxes if isinstance(inbox, BoundInbox)]
-
-
-def _by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
-    """The messages by what makes two reports the same.
-
-    That is source, bulk, message, ``to``, status and done date. Where the URL rule has variables,
-    they are part of the source: two tenants have nothing in common.
-    """
-    origin = (*_origin(envelope), _told(report, "bulkId", report.bulk_id))
-    return {
-        _digest(
-            *origin,
-            message.message_id,
-            _told(message, "to", message.to),
-            message.status.name,
-            _told(
-                message,
-                "doneDate",
-                message.done_date.timestamp() if message.done_date else None,
-            ),
-        ): message
-        for message in report.messages
-    }
-
-
-def _told(
-    model: DeliveryReport | MessageReport, name: str, value: str | float | None
-) -> str | float | None:
-    """A member; where it is unreadable, what came, which tells two reports apart, too."""
-    if name not in model.problems:
-        return value
-    return json.dumps(model.extra.get(name), default=str, sort_keys=True)
-
-
-def _entries(
-    envelope: Envelope, report: DeliveryReport, invalid: Iterable[InvalidDetail]
-) -> list[store.Entry]:
-    origin = (*_origin(envelope), report.bulk_id)
-    return [
-        store.Entry(
-            key=_digest(*origin, json.dumps(one.payload, default=str, sort_keys=True)),
-            position=one.index,
-            error={"errors": one.errors},
-        )
-        for one in invalid
-    ]
-
-
-def _origin(envelope: Envelope) -> tuple[str, ...]:
-    variables = sorted(envelope.url_variables.items())
-    return (envelope.source, json.dumps(variables)) if variables else (envelope.source,)
-
-
-def _digest(*parts: str | float | None) -> str:
-    # ascii() tells None from a text, and writes a tuple of both the same in every Python.
-    return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()
 
 
 def _is_number(value: object) -> bool:

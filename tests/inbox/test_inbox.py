@@ -35,8 +35,8 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox import metadata
-from flask_ants_dr.inbox import store
 from flask_ants_dr.inbox import worker
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import messages as messages_table
@@ -831,13 +831,15 @@ def test_a_claim_that_ended_cannot_be_finished(make_inbox_app: MakeApp) -> None:
     Ants(app.test_client()).post(callback(detail()))
     lease: dict[str, Any] = {"now": time.time() + 1, "until": 0.0}
     with bound_inbox(app).database.begin() as connection:
-        (one,) = store.claim(connection, "ants_dr", token="late", limit=1, **lease)
-        (two,) = store.claim_unfinished(connection, "ants_dr", token="new", max_attempts=5, **lease)
+        (one,) = messages.claim(connection, "ants_dr", token="late", limit=1, **lease)
+        (two,) = messages.claim_unfinished(
+            connection, "ants_dr", token="new", max_attempts=5, **lease
+        )
         assert (one.id, one.attempt, two.id, two.attempt) == (one.id, 1, one.id, 1)
-        assert not store.finish(connection, one.id, "late", state="dead")
-        assert store.renew(connection, [one.id], "late", 1.0) == set()
-        store.release(connection, [one.id], "late", 1.0)
-        assert store.finish(connection, one.id, "new", state="done")
+        assert not messages.finish(connection, one.id, "late", state="dead")
+        assert messages.renew(connection, [one.id], "late", 1.0) == set()
+        messages.release(connection, [one.id], "late", 1.0)
+        assert messages.finish(connection, one.id, "new", state="done")
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
 
@@ -847,7 +849,7 @@ def test_a_lease_of_more_messages_than_a_statement_takes_parameters(
     app = make_inbox_app()
     ids = range(1, 70_000)
     with bound_inbox(app).database.begin() as connection:
-        assert store.renew(connection, ids, "nobody's", 1.0) == set()
+        assert messages.renew(connection, ids, "nobody's", 1.0) == set()
 
 
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from flask_ants_dr import CallbackError
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import Replayed
-from flask_ants_dr.inbox import store
+from flask_ants_dr.inbox import messages
+from flask_ants_dr.inbox import quarantine
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -163,10 +164,10 @@ def test_a_callback_is_kept_as_long_as_one_of_its_messages(make_inbox_app: MakeA
     app = make_inbox_app()
     Ants(app.test_client()).post(callback(detail(), {}))
     with bound_inbox(app).database.begin() as connection:
-        assert store.purge_quarantine(connection, "ants_dr", time.time() + 1) == 1
+        assert quarantine.purge(connection, "ants_dr", time.time() + 1) == 1
     assert rows(app, "callbacks") == 1
     with bound_inbox(app).database.begin() as connection:
-        assert store.purge(connection, "ants_dr", "done", time.time() + 1, 10) == 1
+        assert messages.purge(connection, "ants_dr", "done", time.time() + 1, 10) == 1
     assert rows(app, "callbacks") == 0
 
 

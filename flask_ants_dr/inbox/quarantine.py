@@ -1,0 +1,176 @@
+"""What could not be decoded or validated, until it is put through again or purged."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy import delete
+from sqlalchemy import func
+from sqlalchemy import select
+
+from ..models import DeliveryReport
+from ..models import Envelope
+from ..models import InvalidDetail
+from .callbacks import delete_orphans
+from .callbacks import key_of_detail
+from .database import chunks
+from .database import insert_new
+from .tables import callbacks
+from .tables import quarantine
+
+_logger = logging.getLogger(__name__)
+
+_ENTRY_BYTES = 1024  # what a quarantined callback takes besides its body, roughly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A callback, or one of its details, that could not be decoded or validated."""
+
+    id: int
+    callback_id: int
+    """What :meth:`~flask_ants_dr.inbox.BoundInbox.replay` takes."""
+    source: str
+    position: int | None
+    """Among the details of the callback; ``None`` for the whole of it."""
+    since: datetime
+    """In UTC."""
+    content_type: str
+    bytes: int
+    """The size of the callback's body."""
+    error: Mapping[str, Any]
+    """What the answer said, which repeats no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What goes into quarantine."""
+
+    key: str
+    position: int | None
+    """Among the details; ``None`` for the whole callback."""
+    error: Mapping[str, Any]
+
+
+def entries(
+    envelope: Envelope, report: DeliveryReport, invalid: Iterable[InvalidDetail]
+) -> list[Entry]:
+    """The invalid details of a callback."""
+    return [
+        Entry(
+            key=key_of_detail(envelope, report, one),
+            position=one.index,
+            error={"errors": one.errors},
+        )
+        for one in invalid
+    ]
+
+
+def insert(
+    connection: Connection, callback_id: int, source: str, entries: Iterable[Entry], now: float
+) -> int:
+    """Store what could not be taken, unless it is there already, and return how much was new."""
+    rows = [
+        {
+            "callback_id": callback_id,
+            "source": source,
+            "key": entry.key,
+            "position": entry.position,
+            "error": json.dumps(entry.error, default=str),
+            "quarantined_at": now,
+        }
+        # In one order, as above.
+        for entry in sorted(entries, key=lambda entry: entry.key)
+    ]
+    if not rows:
+        return 0
+    count = select(func.count()).where(quarantine.c.callback_id == callback_id)
+    before = connection.scalar(count) or 0
+    insert_new(connection, quarantine, rows)
+    return (connection.scalar(count) or 0) - before
+
+
+def bound(connection: Connection, source: str, oldest: float, limit: int) -> None:
+    """Delete what came before ``oldest``, and the oldest of what is over ``limit`` bytes."""
+    purge(connection, source, oldest)
+    size = func.length(callbacks.c.body) + _ENTRY_BYTES
+    quarantined = select(quarantine.c.callback_id).where(quarantine.c.source == source)
+    kept = callbacks.c.id.in_(quarantined)
+    excess = (connection.scalar(select(func.sum(size)).where(kept)) or 0) - limit
+    if excess <= 0:
+        return
+    dropped = []
+    for id, bytes_ in connection.execute(
+        select(callbacks.c.id, size).where(kept).order_by(callbacks.c.id)
+    ):
+        dropped.append(id)
+        excess -= bytes_
+        if excess <= 0:
+            break
+    for ids in chunks(dropped):
+        connection.execute(delete(quarantine).where(quarantine.c.callback_id.in_(ids)))
+    delete_orphans(connection, dropped)
+    _logger.warning("%s: quarantine is full; %d of its oldest dropped", source, len(dropped))
+
+
+def list_all(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:
+    """What is in quarantine, the oldest first."""
+    rows = connection.execute(
+        select(
+            quarantine.c.id,
+            quarantine.c.callback_id,
+            quarantine.c.position,
+            quarantine.c.error,
+            quarantine.c.quarantined_at,
+            callbacks.c.content_type,
+            func.length(callbacks.c.body).label("bytes"),
+        )
+        .join_from(quarantine, callbacks, quarantine.c.callback_id == callbacks.c.id)
+        .where(quarantine.c.source == source)
+        .order_by(quarantine.c.id)
+        .limit(limit)
+    )
+    return [
+        Quarantined(
+            id=row.id,
+            callback_id=row.callback_id,
+            source=source,
+            position=row.position,
+            since=datetime.fromtimestamp(row.quarantined_at, UTC),
+            content_type=row.content_type,
+            bytes=row.bytes,
+            error=json.loads(row.error),
+        )
+        for row in rows
+    ]
+
+
+def size(connection: Connection, source: str) -> tuple[int, int]:
+    """How many entries are in quarantine, and the bytes of their callbacks."""
+    entries = select(quarantine.c.callback_id).where(quarantine.c.source == source)
+    bodies = select(func.sum(func.length(callbacks.c.body))).where(callbacks.c.id.in_(entries))
+    count = connection.scalar(select(func.count()).select_from(entries.subquery()))
+    return count or 0, connection.scalar(bodies) or 0
+
+
+def remove(connection: Connection, callback_id: int, still: set[int | None]) -> None:
+    """Delete a callback's entries but for those at the positions ``still``."""
+    gone = quarantine.c.position.is_(None) | quarantine.c.position.not_in(list(still - {None}))
+    connection.execute(delete(quarantine).where(quarantine.c.callback_id == callback_id, gone))
+
+
+def purge(connection: Connection, source: str, before: float) -> int:
+    """Delete what was quarantined before a time, and return how much."""
+    old = (quarantine.c.source == source, quarantine.c.quarantined_at < before)
+    gone = delete(quarantine).where(*old).returning(quarantine.c.callback_id)
+    callback_ids = list(connection.scalars(gone))
+    delete_orphans(connection, callback_ids)
+    return len(callback_ids)
