@@ -189,7 +189,7 @@ def claim(name: str, urls: tuple[str, str]) -> None:
 def claim_once(inbox: BoundInbox) -> None:
     now = time.time()
     with inbox.database.begin() as connection:
-        claimed = messages.claim(
+        claimed = messages.claim_new(
             connection,
             inbox.source,
             token=uuid4().hex,

@@ -10,7 +10,10 @@ from .models import Status as Status
 from .schemas import MessageSchema as MessageSchema
 from .schemas import ReportSchema as ReportSchema
 from .schemas import StatusSchema as StatusSchema
+from .signals import Discard as Discard
+from .signals import RetryLater as RetryLater
 from .signals import callback_rejected as callback_rejected
+from .signals import message_dead as message_dead
 from .signals import message_delivered as message_delivered
 from .signals import message_failed as message_failed
 from .signals import message_invalid as message_invalid

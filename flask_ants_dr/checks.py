@@ -215,12 +215,15 @@ def _inbox(app: Flask, registration: Registration) -> _Found:
         return
     waiting = counts["oldest_pending_seconds"] or 0
     backlog = f"{counts['pending']:,} pending, {counts['dead']:,} dead"
-    if waiting > _MINUTES_WITHOUT_WORKER * 60:
+    if waiting > _MINUTES_WITHOUT_WORKER * 60 and counts["new"]:
         yield (
             "error",
             "inbox",
             f"{backlog}, the oldest for {waiting / 60:,.0f} minutes: start flask ants-dr work",
         )
+    elif counts["retrying"]:
+        names = ", ".join(one["failed_by"] or "a subscriber" for one in counts["retrying"])
+        yield "warning", "inbox", f"{backlog}; {names} failed: see flask ants-dr status"
     elif counts["dead"] or counts["quarantined"]:
         yield (
             "warning",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
+from itertools import count
 from types import TracebackType
 from typing import Any
 from typing import Self
@@ -22,15 +24,13 @@ from .models import DeliveryReport
 from .models import DeliveryState
 from .models import InvalidDetail
 from .models import MessageReport
+from .signals import Discard
 from .signals import callback_rejected
 from .signals import message_delivered
 from .signals import message_failed
 from .signals import message_invalid
 from .signals import message_reported
 from .signals import report_received
-
-# A subscriber, and it as a function that waits for its end, where there can be one.
-_Listener = tuple[Callable[..., Any], Callable[..., Any] | None]
 
 _SIGNAL_OF_STATE = {
     DeliveryState.DELIVERED: message_delivered,
@@ -42,6 +42,18 @@ _SIGNAL_OF_STATE = {
 _NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A subscriber to a signal."""
+
+    signal: NamedSignal
+    subscriber: Callable[..., Any]
+    call: Callable[..., Any] | None
+    """It as a function that waits for its end, where there can be one."""
+    name: str
+    """Its module and qualified name; of those that share one, all but the first have a number."""
+
+
 def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
     """Send the signals of one accepted callback.
 
@@ -51,25 +63,21 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     :raises ExceptionGroup: what subscribers raised, after all of them have run. Each error has a
         note that names the subscriber, the signal and the message.
     """
-    with _Turns(app) as turns:
-        _send_envelope(turns, report, invalid)
-        _send_messages(turns, report.messages, report)
-    _raise_together(turns.failures)
+    with Turns(app) as turns:
+        turns.send_envelope(report, invalid)
+        for message in report.messages if turns.message_matters else ():
+            arguments = {"message": message, "report": report}
+            for listener in turns.of_message(message):
+                turns.call(listener, arguments)
+    turns.raise_together()
 
 
 def dispatch_envelope(
     app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]
 ) -> list[Exception]:
     """Send the signals of a callback but for its valid messages; return what subscribers raised."""
-    with _Turns(app) as turns:
-        _send_envelope(turns, report, invalid)
-    return turns.failures
-
-
-def dispatch_message(app: Flask, message: MessageReport, report: DeliveryReport) -> list[Exception]:
-    """Send the signals of one message and return what subscribers raised."""
-    with _Turns(app) as turns:
-        _send_messages(turns, [message], report)
+    with Turns(app) as turns:
+        turns.send_envelope(report, invalid)
     return turns.failures
 
 
@@ -81,23 +89,34 @@ def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
     :param source: the blueprint's name.
     :raises ExceptionGroup: what subscribers raised, after all of them have run.
     """
-    with _Turns(app) as turns:
+    with Turns(app) as turns:
         turns.send(callback_rejected, error=error, source=source)
-    _raise_together(turns.failures)
+    turns.raise_together()
 
 
-class _Turns:
-    """Gives subscribers their turns, and keeps what they raise.
+class Turns:
+    """Gives subscribers their turns, and keeps what they raise in ``failures``.
 
     After a failure the next one has an application context of its own, because what the failed one
     left behind, a database session in need of a rollback, is bound to the context.
+
+    Who listens is asked once, so that a signal without subscribers costs nothing.
     """
 
     def __init__(self, app: Flask) -> None:
         self.app = app
         self.failures: list[Exception] = []
+        self.current = ""
+        """The name of the subscriber that was called last."""
         self._own_context: AppContext | None = None
-        self._listeners: dict[NamedSignal, list[_Listener]] = {}
+        self._of_all = _listeners(app, message_reported)
+        self._of_state = {
+            signal: _listeners(app, signal, others=self._of_all)
+            for signal in (message_delivered, message_failed)
+        }
+        self._state_matters = any(self._of_state.values())
+        #: Whether any subscriber hears of messages.
+        self.message_matters = bool(self._of_all or self._state_matters)
 
     def __enter__(self) -> Self:
         return self
@@ -110,45 +129,58 @@ class _Turns:
     ) -> None:
         self._leave_own_context()
 
-    def listeners(self, signal: NamedSignal) -> list[_Listener]:
-        """Who listens: asked once, so that a signal without subscribers costs nothing."""
-        if signal not in self._listeners:
-            self._listeners[signal] = _listeners(self.app, signal)
-        return self._listeners[signal]
+    def of_message(self, message: MessageReport) -> list[Listener]:
+        """Who hears of a message, in order."""
+        if not self._state_matters:
+            return self._of_all
+        signal = _SIGNAL_OF_STATE.get(message.status.state)
+        return self._of_all + self._of_state[signal] if signal else self._of_all
+
+    def send_envelope(self, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
+        """Send the signals of a callback but for its valid messages."""
+        self.send(report_received, report=report)
+        for detail in invalid:
+            self.send(message_invalid, errors=detail.errors, report=report, detail=detail)
 
     def send(self, signal: NamedSignal, **arguments: Any) -> None:
         """Call the subscribers of a signal, each whatever the others raise."""
-        self.call(self.listeners(signal), signal, arguments)
+        for listener in _listeners(self.app, signal):
+            self.call(listener, arguments)
 
-    def call(
-        self, listeners: list[_Listener], signal: NamedSignal, arguments: dict[str, Any]
-    ) -> None:
-        """Do so where it is known who listens."""
-        # Not signal.send(), which lets the first subscriber that raises stop the others.
-        for subscriber, call in listeners:
-            try:
-                result = (call or self.app.ensure_sync(subscriber))(self.app, **arguments)
-                if result is not None and isawaitable(result):
-                    raise TypeError(
-                        "it returned an awaitable: subscribe an async def function itself"
-                    )
-            except _NO_FAILURES:
-                raise
-            except BaseException as error:
-                self._fail(error, subscriber, signal, arguments.get("message"))
+    def call(self, listener: Listener, arguments: dict[str, Any]) -> Exception | None:
+        """Give a subscriber its turn, and return what it raised.
+
+        Not ``signal.send()``, which lets the first subscriber that raises stop the others.
+        """
+        self.current = listener.name
+        try:
+            call = listener.call or self.app.ensure_sync(listener.subscriber)
+            result = call(self.app, **arguments)
+            if result is not None and isawaitable(result):
+                raise TypeError("it returned an awaitable: subscribe an async def function itself")
+        except _NO_FAILURES:
+            raise
+        except BaseException as error:
+            return self._fail(error, listener, arguments.get("message"))
+        return None
+
+    def raise_together(self) -> None:
+        """:raises ExceptionGroup: subscribers have raised something, other than that they are done
+        with a message.
+        """
+        failures = [error for error in self.failures if not isinstance(error, Discard)]
+        if failures:
+            raise ExceptionGroup("subscribers to delivery reports raised", failures)
 
     def _fail(
-        self,
-        raised: BaseException,
-        subscriber: Callable[..., Any],
-        signal: NamedSignal,
-        message: MessageReport | None,
-    ) -> None:
+        self, raised: BaseException, listener: Listener, message: MessageReport | None
+    ) -> Exception:
         error = _as_exception(raised)
         with suppress(Exception):  # an exception can be frozen
+            subscriber = listener.subscriber
             name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
             about = f" of message {message.message_id[:200]!a}" if message else ""
-            error.add_note(f"raised by the subscriber {name} to {signal.name}{about}")
+            error.add_note(f"raised by the subscriber {name} to {listener.signal.name}{about}")
         self.failures.append(error)
         if self._own_context is None and has_app_context():
             # Otherwise its transaction, with the locks that it holds, would be open below the next.
@@ -156,6 +188,7 @@ class _Turns:
         self._leave_own_context()
         self._own_context = self.app.app_context()
         self._own_context.push()
+        return error
 
     def _leave_own_context(self) -> None:
         context, self._own_context = self._own_context, None
@@ -182,26 +215,13 @@ def _as_exception(error: BaseException) -> Exception:
     return wrapped
 
 
-def _send_envelope(turns: _Turns, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
-    turns.send(report_received, report=report)
-    for detail in invalid:
-        turns.send(message_invalid, errors=detail.errors, report=report, detail=detail)
+def _listeners(
+    app: Flask, signal: NamedSignal, *, others: Iterable[Listener] = ()
+) -> list[Listener]:
+    """The subscribers to a signal, in the order in which they were connected.
 
-
-def _send_messages(
-    turns: _Turns, messages: Iterable[MessageReport], report: DeliveryReport
-) -> None:
-    of_all = turns.listeners(message_reported)
-    of_state = {signal: turns.listeners(signal) for signal in (message_delivered, message_failed)}
-    states_matter = any(of_state.values())
-    for message in messages if of_all or states_matter else ():
-        arguments = {"message": message, "report": report}
-        turns.call(of_all, message_reported, arguments)
-        if states_matter and (signal := _SIGNAL_OF_STATE.get(message.status.state)):
-            turns.call(of_state[signal], signal, arguments)
-
-
-def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
+    :param others: those that hear of the same message before.
+    """
     if signal.is_muted or not signal.receivers:
         return []
     subscribers = list(signal.receivers_for(app))
@@ -211,7 +231,18 @@ def _listeners(app: Flask, signal: NamedSignal) -> list[_Listener]:
         connected = [one() if isinstance(one, ReferenceType) else one for one in references]
         in_order = [one for one in connected if one in subscribers]
         subscribers = in_order + [one for one in subscribers if one not in in_order]
-    return [(subscriber, _sync(app, subscriber)) for subscriber in subscribers]
+    names = {one.name for one in others}
+    listeners = []
+    for subscriber in subscribers:
+        of = subscriber if hasattr(subscriber, "__qualname__") else type(subscriber)
+        name = unique = f"{of.__module__}.{of.__qualname__}"
+        for number in count(2):
+            if unique not in names:
+                break
+            unique = f"{name} ({number})"
+        names.add(unique)
+        listeners.append(Listener(signal, subscriber, _sync(app, subscriber), unique))
+    return listeners
 
 
 def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -219,8 +250,3 @@ def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | No
         return app.ensure_sync(subscriber)
     except Exception:  # it will raise again when it is the subscriber's turn
         return None
-
-
-def _raise_together(failures: list[Exception]) -> None:
-    if failures:
-        raise ExceptionGroup("subscribers to delivery reports raised", failures)

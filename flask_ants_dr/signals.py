@@ -30,6 +30,12 @@ message_failed = _signals.signal("message-failed")
 #: what came).
 message_invalid = _signals.signal("message-invalid")
 
+#: Sent when an inbox gives a message up, with ``message`` and ``report`` (both ``None`` where the
+#: stored callback can no longer be read), ``error`` (what its subscribers raised, as a text with
+#: the values of the message masked), ``attempts``, ``source`` (the blueprint's name) and ``id``
+#: (what ``flask ants-dr retry`` takes).
+message_dead = _signals.signal("message-dead")
+
 #: Sent when a whole callback is refused, for whatever reason, with ``error`` (a
 #: :class:`~flask_ants_dr.CallbackError`) and ``source`` (the blueprint's name).
 callback_rejected = _signals.signal("callback-rejected")
@@ -41,5 +47,24 @@ ALL: Mapping[NamedSignal, str] = {
     message_delivered: "message",
     message_failed: "message",
     message_invalid: "detail",
+    message_dead: "message",
     callback_rejected: "error",
 }
+
+
+class RetryLater(Exception):
+    """With an inbox, a subscriber raises it for "not yet": no error, and no attempt is counted.
+
+    :param seconds: when it wants to be called again for this message, at the earliest.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"in {seconds} s")
+        self.seconds = max(0.0, float(seconds))
+
+
+class Discard(Exception):
+    """A subscriber raises it for "never again for this message": no error.
+
+    :param reason: for people.
+    """

@@ -235,6 +235,8 @@ class Recorder:
     """Of ``message_failed``."""
     invalid: list[InvalidDetail] = field(default_factory=list)
     """Of ``message_invalid``."""
+    dead: list[MessageReport | None] = field(default_factory=list)
+    """Of ``message_dead``; ``None`` where the stored callback can no longer be read."""
     rejected: list[CallbackError] = field(default_factory=list)
     """Of ``callback_rejected``."""
 

@@ -21,12 +21,14 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import delivery
 from flask_ants_dr.signals import ALL
 from kit import SAMPLES
 from kit import Ants
 from kit import Heard
 from kit import bound_inbox
 from kit import make_app
+from servers import wait_for
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("tests", deadline=None)
@@ -120,6 +122,8 @@ def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
         return app
 
     yield make
+    # One of its connections can be in use when a test ends.
+    wait_for(lambda: not delivery._keeper._batches)
     for app in apps:
         bound_inbox(app).database.close()
 

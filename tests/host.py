@@ -20,7 +20,12 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox.celery import enqueue
+
+# So that tests need not wait for half a minute until a dead process is noticed.
+delivery.CLAIM = float(os.environ.get("HOST_CLAIM", "2"))
+delivery.RENEWED = delivery.CLAIM / 3
 
 
 def create_app() -> Flask:
@@ -32,7 +37,6 @@ def create_app() -> Flask:
     inbox = Inbox(
         eager=engine == "eager",
         enqueue=enqueue if engine == "celery" else None,
-        lease=float(os.environ.get("HOST_LEASE", "2")),
         backoff=0.1,
         max_attempts=100,
         timeout=20,

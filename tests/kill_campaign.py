@@ -174,7 +174,7 @@ def campaign(engine: str, stack: ExitStack, callbacks: int, messages: int, kills
         posted.set()
         killer.join()
         deadline = time.monotonic() + 120
-        pending = "SELECT count(*) FROM ants_dr_messages WHERE state = 'pending'"
+        pending = "SELECT count(*) FROM ants_dr_messages WHERE state IN ('waiting', 'claimed')"
         while count(pending) and time.monotonic() < deadline:
             time.sleep(0.5)
     taken = time.monotonic() - started

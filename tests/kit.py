@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask.testing import FlaskClient
 from marshmallow import pre_load
+from sqlalchemy import select
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
@@ -21,9 +23,10 @@ from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
-from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
+from flask_ants_dr.inbox.tables import State
+from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.signals import ALL
 
@@ -138,9 +141,13 @@ def rows(app: Flask, table: str = "messages") -> int:
 
 
 def counts(app: Flask) -> dict[str, int]:
+    """How many messages are pending, done and dead."""
     inbox = bound_inbox(app)
-    with inbox.database.begin() as connection:
-        return messages.counts(connection, inbox.source)
+    with inbox.database.begin(writes=False) as connection:
+        states = select(messages.c.state).where(messages.c.source == inbox.source)
+        found = Counter(connection.scalars(states))
+    pending = found[State.WAITING] + found[State.CLAIMED]
+    return {"pending": pending, "done": found[State.DONE], "dead": found[State.DEAD]}
 
 
 def drain(app: Flask) -> int:

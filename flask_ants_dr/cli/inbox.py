@@ -6,9 +6,9 @@ import json
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import wraps
 from threading import Event
 from typing import TYPE_CHECKING
@@ -39,7 +39,6 @@ older_than = click.option(
 )
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_PURGED_TOGETHER = 1000
 
 
 def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,10 +67,10 @@ def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
 @cli.command("init-db")
 @with_inboxes
 def init_db(inboxes: list[BoundInbox]) -> None:
-    """Create the inbox's tables where they do not exist.
+    """Create the inbox's tables, or bring those of an older release up to this one.
 
     For SQLite this happens by itself. With Alembic, add flask_ants_dr.inbox.metadata to your
-    target_metadata instead.
+    target_metadata, too.
     """
     for database in {inbox.database.url: inbox.database for inbox in inboxes}.values():
         database.create_tables()
@@ -96,7 +95,8 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
     """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
 
     Any number of these can run, on any number of machines with PostgreSQL. At the signal each
-    finishes the messages that it is dispatching and gives back what it has not begun.
+    finishes the messages that it is dispatching and gives back what it has not begun. Exit code 75:
+    a subscriber took longer than the lease and has not returned; start it again.
     """
     from ..inbox import worker
 
@@ -111,8 +111,12 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
         if done:
             _progress(f"{total} messages dispatched")
 
-    worker.work(inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count)
+    is_blocked = worker.work(
+        inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count
+    )
     _progress(f"{total} messages dispatched", last=True)
+    if is_blocked:
+        raise click.exceptions.Exit(worker.BLOCKED)
 
 
 @cli.command()
@@ -126,8 +130,14 @@ def status(inboxes: list[BoundInbox], as_json: bool) -> None:
         return
     for source, values in found.items():
         click.echo(source)
+        retrying = values.pop("retrying")
         for name, value in values.items():
             click.echo(f"  {name.replace('_', ' '):24}{'-' if value is None else value}")
+        for one in retrying:
+            click.echo(
+                f"  {one['count']} wait for {printable(one['failed_by'] or 'another attempt')}, the"
+                f" next at {one['next_attempt']}: {printable(one['error'])}"
+            )
 
 
 @cli.command()
@@ -141,6 +151,7 @@ def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
             "id": message.id,
             "source": message.source,
             "attempts": message.attempts,
+            "failed_by": message.failed_by,
             "since": message.since.isoformat(timespec="seconds"),
             "error": message.error,
         }
@@ -176,23 +187,8 @@ def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
     A callback that comes again after its messages were purged is new: choose an age after which
     ANTS repeats nothing.
     """
-    from ..inbox import callbacks
-    from ..inbox import messages
-    from ..inbox.tables import DEAD
-    from ..inbox.tables import DONE
-
-    before = time.time() - _seconds(older_than)
-    state = DEAD if dead_ else DONE
-    total = 0
-    for inbox in inboxes:
-        count = _PURGED_TOGETHER
-        while count == _PURGED_TOGETHER:
-            with inbox.database.begin() as connection:
-                count = messages.purge(connection, inbox.source, state, before, _PURGED_TOGETHER)
-            total += count
-            _progress(f"{total} messages purged")
-        with inbox.database.begin() as connection:
-            callbacks.sweep_orphans(connection, inbox.source, time.time() - _UNITS["h"])
+    age = _seconds(older_than)
+    total = sum(inbox.purge(age, dead=dead_) for inbox in inboxes)
     _progress(f"{total} messages purged", last=True)
 
 
@@ -223,17 +219,13 @@ def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
 @with_inboxes
 def show(inboxes: list[BoundInbox], id_: int, values: bool) -> None:
     """Show one entry of the quarantine, with its values masked."""
-    from ..inbox import callbacks
-
     for inbox in inboxes:
-        for entry in inbox.quarantined():
-            if entry.id == id_:
-                with inbox.database.begin(writes=False) as connection:
-                    envelope = callbacks.load(connection, entry.callback_id)
-                click.echo(json.dumps(entry.error))
-                click.echo(f"{printable(entry.content_type)}, {entry.bytes} bytes")
-                click.echo(_shown(envelope.body, entry.content_type, entry.position, values))
-                return
+        with suppress(LookupError):
+            entry, envelope = inbox.show(id_)
+            click.echo(json.dumps(entry.error))
+            click.echo(f"{printable(entry.content_type)}, {entry.bytes} bytes")
+            click.echo(_shown(envelope.body, entry.content_type, entry.position, values))
+            return
     raise click.ClickException(f"There is no entry {id_} in quarantine.")
 
 
@@ -286,13 +278,8 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 @with_inboxes
 def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     """Delete what was quarantined before AGE."""
-    from ..inbox import quarantine as entries
-
-    count = 0
-    for inbox in inboxes:
-        with inbox.database.begin() as connection:
-            before = time.time() - _seconds(older_than)
-            count += entries.purge(connection, inbox.source, before)
+    age = _seconds(older_than)
+    count = sum(inbox.purge_quarantine(age) for inbox in inboxes)
     click.echo(f"{count} entries purged")
 
 

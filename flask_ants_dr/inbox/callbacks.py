@@ -27,8 +27,8 @@ from .tables import quarantine
 def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
     """The messages by what makes two reports the same.
 
-    That is source, bulk, message, ``to``, status and done date. Where the URL rule has variables,
-    they are part of the source: two tenants have nothing in common.
+    That is source, URL variables, query, bulk, message, ``to``, status and done date: two tenants
+    have nothing in common, and neither have two orders.
     """
     origin = (*_origin(envelope), _told(report, "bulkId", report.bulk_id))
     return {
@@ -130,8 +130,11 @@ def _told(
 
 
 def _origin(envelope: Envelope) -> tuple[str, ...]:
-    variables = sorted(envelope.url_variables.items())
-    return (envelope.source, json.dumps(variables)) if variables else (envelope.source,)
+    parts = [envelope.source]
+    for mark, mapping in (("", envelope.url_variables), ("?", envelope.query)):
+        if mapping:
+            parts.append(mark + json.dumps(sorted(mapping.items())))
+    return tuple(parts)
 
 
 def _digest(*parts: str | float | None) -> str:

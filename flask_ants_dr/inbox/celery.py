@@ -28,7 +28,7 @@ except ModuleNotFoundError:
     ) from None
 from flask import current_app
 
-from .inbox import BATCH
+from .delivery import BATCH
 from .inbox import bound_inboxes
 
 _SWEEP = 10_000
@@ -63,5 +63,5 @@ def sweep() -> None:
     """Enqueue what is due: what the broker did not take, what failed, what a dead worker held."""
     for inbox in bound_inboxes(current_app):
         enqueue(inbox.source, inbox.due(_SWEEP))
-        for id in inbox.due(_SWEEP, unfinished=True):
+        for id in inbox.due(_SWEEP, alone=True):
             enqueue(inbox.source, [id])  # each alone, because one of them may end its worker

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import weakref
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
-from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from sqlalchemy import JSON
 from sqlalchemy import URL
+from sqlalchemy import BigInteger
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Engine
+from sqlalchemy import Integer
 from sqlalchemy import Table
+from sqlalchemy import any_
+from sqlalchemy import cast
 from sqlalchemy import create_engine
 from sqlalchemy import event
+from sqlalchemy import func
+from sqlalchemy import literal
 from sqlalchemy import make_url
+from sqlalchemy import select
+from sqlalchemy import true
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
 from ..escaping import printable
-from .tables import metadata
+from .migrations import WrongVersion
+from .migrations import check_version
+from .migrations import migrate
 
 _logger = logging.getLogger(__name__)
 
@@ -85,47 +96,58 @@ class Database:
                 f" take one that is installed, as in {_EXAMPLE[dialect.name]}."
             ) from None
         self._timeout = timeout
-        self._engines: tuple[Engine, Engine] | None = None
+        self._engine: Engine | None = None
+        self._is_current = False
         self._opening = Lock()
         self._process = os.getpid()
 
     def create_tables(self) -> None:
-        """Create the tables that do not exist."""
-        with self.begin() as connection:
-            metadata.create_all(connection)
+        """Create the tables, or bring older ones up to this release's.
+
+        :raises InboxUnavailable: the database cannot do it, or its tables are a newer release's.
+        """
+        with self.begin(is_current=False) as connection:
+            migrate(connection)
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
-        if self._engines is not None:
-            for engine in self._engines:
-                engine.dispose()
+        if self._engine is not None:
+            self._engine.dispose()
 
     @contextmanager
-    def begin(self, *, durable: bool = True, writes: bool = True) -> Iterator[Connection]:
+    def begin(
+        self, *, durable: bool = True, writes: bool = True, is_current: bool = True
+    ) -> Iterator[Connection]:
         """One transaction.
 
-        :param durable: ``False`` for a single statement that may be lost to a power failure, though
-            not to the end of a process: marking what was dispatched.
+        :param durable: ``False`` for what may be lost to a power failure, though not to the end of
+            a process: marking what was dispatched.
         :param writes: ``False`` for reading, which on SQLite then waits for nobody and keeps nobody
             waiting.
+        :param is_current: whether the tables have to be this release's.
         :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
         """
         try:
             with self._opening:
-                if self._engines is None:
-                    self._engines = self._open()
+                if self._engine is None:
+                    self._engine = self._open()
                     # With its application, of which a host's tests make many: Python warns of
                     # connections that nobody closes.
-                    closing = weakref.finalize(self, _close, self._engines, os.getpid())
+                    closing = weakref.finalize(self, _close, self._engine, os.getpid())
                     closing.atexit = False
                 elif self._process != os.getpid():
                     # Forked after it was used: the connections are the parent's.
-                    for engine in self._engines:
-                        engine.dispose(close=False)
+                    self._engine.dispose(close=False)
                 self._process = os.getpid()
-            engine = self._engines[not (durable and writes)]
-            with engine.execution_options(ants_dr_writes=writes).begin() as connection:
+            options = {"ants_dr_durable": durable, "ants_dr_writes": writes}
+            with self._engine.execution_options(**options).begin() as connection:
+                if is_current and not self._is_current:
+                    check_version(connection)
+                    self._is_current = True
                 yield connection
+        except WrongVersion as error:
+            _logger.error("the inbox's tables: %s", error)
+            raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
         except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
@@ -136,32 +158,28 @@ class Database:
                 headers={"Retry-After": str(RETRY_AFTER)},
             ) from None
 
-    def _open(self) -> tuple[Engine, Engine]:
-        """The durable engine and the other one."""
+    def _open(self) -> Engine:
         options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
         if self.is_sqlite:
             # One machine and nothing to install: neither is there a step to forget.
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
-            engines = (create_engine(self.url, **options), create_engine(self.url, **options))
-            for engine, level in zip(engines, ("FULL", "NORMAL"), strict=True):
-                event.listen(engine, "connect", partial(_set_up_sqlite, level))
-                event.listen(engine, "begin", _begin_sqlite)
-            with engines[0].begin() as connection:
-                metadata.create_all(connection)
-            return engines
+            engine = create_engine(self.url, **options)
+            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            with engine.begin() as connection:
+                migrate(connection)
+            return engine
         options["pool_pre_ping"] = True
-        if self.url.get_driver_name() in {"psycopg", "psycopg2"}:
+        driver = self.url.get_driver_name()
+        if driver in {"psycopg", "psycopg2"}:
             options["connect_args"] = {"connect_timeout": max(2, ceil(self._timeout))}
-        engines = (
-            create_engine(self.url, **options),
-            create_engine(self.url, isolation_level="AUTOCOMMIT", **options),
-        )
-        bounded = f"SET lock_timeout = {round(self._timeout * 1000)}"
-        durable = f"SET statement_timeout = {round(self._timeout * 1000)}"
-        for engine, own in zip(engines, (durable, "SET synchronous_commit = off"), strict=True):
-            event.listen(engine, "connect", partial(_set_up_postgresql, (bounded, own)))
-        return engines
+        if driver == "psycopg":
+            # A pooler in transaction mode hands the next transaction to another server process.
+            options["connect_args"]["prepare_threshold"] = None
+        engine = create_engine(self.url, **options)
+        event.listen(engine, "begin", partial(_begin_postgresql, round(self._timeout * 1000)))
+        return engine
 
 
 def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -170,17 +188,42 @@ def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
         yield ids[start : start + 1000]
 
 
-def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert the rows whose key is not there."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    insertion = dialect.insert(table).on_conflict_do_nothing(index_elements=["key"])
-    compiled = insertion.compile(dialect=connection.dialect, column_keys=list(rows[0]))
-    # Straight to the driver: SQLAlchemy's look at each value, of which none needs converting, takes
-    # as long as the database does.
-    parameters: Any = rows
-    if compiled.positiontup:
-        parameters = list(map(itemgetter(*compiled.positiontup), rows))
-    connection.exec_driver_sql(str(compiled), parameters)
+def among(connection: Connection, column: ColumnElement[int], ids: Sequence[int]) -> Any:
+    """Whether a column is one of many numbers, which are one parameter."""
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(list(ids))).table_valued("value")
+        return column.in_(select(each.c.value))
+    return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
+
+
+def insertion(connection: Connection, table: Table) -> Any:
+    """An ``INSERT`` that a conflict can be handled in."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def insert_new(
+    connection: Connection, table: Table, positions: Mapping[str, int], values: Mapping[str, Any]
+) -> dict[str, int]:
+    """Insert, in one statement, the rows whose key is not there, and return their ids by key.
+
+    :param positions: of the rows, by their keys.
+    :param values: what is the same in all of them.
+    """
+    columns = [literal(value).label(name) for name, value in values.items()]
+    # All keys are one parameter, so that it is one statement for any number of them.
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(positions)).table_valued("key", "value")
+    else:
+        each = func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
+    position = cast(each.c.value, Integer)
+    chosen = select(*columns, each.c.key, position).where(true())
+    statement = (
+        insertion(connection, table)
+        .from_select([*values, "key", "position"], chosen)
+        .on_conflict_do_nothing(index_elements=["key"])
+        .returning(table.c.key, table.c.id)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
 
 
 def _is_in_memory(url: URL) -> bool:
@@ -188,28 +231,31 @@ def _is_in_memory(url: URL) -> bool:
     return name.endswith(":memory:") or url.query.get("mode") == "memory"
 
 
-def _close(engines: tuple[Engine, Engine], process: int) -> None:
+def _close(engine: Engine, process: int) -> None:
     # What a fork has inherited is not its own to close.
     if process == os.getpid():
-        for engine in engines:
-            engine.dispose()
+        engine.dispose()
 
 
-def _set_up_sqlite(synchronous: str, connection: Any, record: object) -> None:
+def _set_up_sqlite(connection: Any, record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute(f"PRAGMA synchronous={synchronous}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    level = "FULL" if options.get("ants_dr_durable", True) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
     # At once a writer: a reader that becomes one while another writes fails without waiting.
-    writes = connection.get_execution_options().get("ants_dr_writes", True)
+    writes = options.get("ants_dr_writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _set_up_postgresql(statements: Iterable[str], connection: Any, record: object) -> None:
-    cursor = connection.cursor()
-    for statement in statements:
-        cursor.execute(statement)
-    cursor.close()
-    connection.commit()
+def _begin_postgresql(milliseconds: int, connection: Connection) -> None:
+    # Of this transaction alone, because behind a pooler the connection is others', too.
+    durable = connection.get_execution_options().get("ants_dr_durable", True)
+    own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
+    connection.exec_driver_sql(
+        f"SELECT set_config('lock_timeout', '{milliseconds}', true),"
+        f" set_config('statement_timeout', '{milliseconds}', true){own}"
+    )

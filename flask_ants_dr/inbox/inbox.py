@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,42 +21,42 @@ from flask import Flask
 from sqlalchemy import Connection
 
 from ..dispatch import dispatch_envelope
-from ..dispatch import dispatch_message
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
-from ..models import MessageReport
 from ..receive import read
 from ..receive import receive
 from ..registration import Registration
 from ..registration import registrations
 from . import callbacks
+from . import delivery
 from . import messages
 from . import quarantine
 from .callbacks import by_key
 from .callbacks import key_of_body
 from .database import Database
-from .masking import describe
+from .delivery import Breaker
+from .delivery import Loaded
 from .masking import trace
+from .messages import Claimed
+from .messages import DeadMessage
 from .quarantine import Entry
 from .quarantine import Quarantined
-from .tables import DEAD
-from .tables import DONE
+from .tables import State
 
 _logger = logging.getLogger(__name__)
-
-BATCH = 100
-"""How many messages are claimed together, at most."""
 
 _DAY = 86_400
 
 # More than anybody waits or tries, and less than a database takes for a number of milliseconds.
 _LARGEST = 1_000_000
 
-# A lease is renewed when this much of it has passed, so a message has nearly all of it.
-_RENEWED = 0.1
+# Messages are retried and deleted, and looked for in abandoned claims, by so many and so often.
+_PIECE = 1000
+_RECOVERY = 5.0
+_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,16 @@ class Inbox:
 
     :param eager: whether messages are dispatched in the request, after the commit. Otherwise, and
         for what fails, ``flask ants-dr work`` or Celery does it.
+    :param eager_seconds: for how long, at most; a message that has begun by then is finished, and
+        the rest is a worker's.
     :param enqueue: called after the commit with the source and the ids of new messages where
         ``eager`` is ``False``: :func:`flask_ants_dr.inbox.celery.enqueue`.
     :param max_attempts: how often a message is dispatched before it is set aside as dead. The
-        default takes some five hours, on average.
-    :param lease: seconds after which a claim that was not finished is taken up by another worker.
-        A good deal longer than any subscriber takes for one message.
+        default takes some three days, on average.
+    :param lease: how long subscribers may take for one message, in seconds. Beyond it the attempt
+        has failed, and a worker whose thread is blocked so ends with exit code 75, for its
+        supervisor to start it again. (A process that dies is noticed within 30 seconds, whatever
+        the lease is.)
     :param backoff: seconds before the second attempt, at most. They double with each attempt, up
         to ``max_backoff``, and the real delay is drawn evenly from zero to that (full jitter). With
         0 there is none.
@@ -87,8 +90,9 @@ class Inbox:
     """
 
     eager: bool = True
+    eager_seconds: float = 5.0
     enqueue: Callable[[str, Sequence[int]], None] | None = None
-    max_attempts: int = 20
+    max_attempts: int = 150
     lease: float = 300.0
     backoff: float = 5.0
     max_backoff: float = 3600.0
@@ -103,7 +107,7 @@ class Inbox:
                 raise ValueError(f"{name} must be a whole number.")
         if self.quarantine_bytes < 0:
             raise ValueError("quarantine_bytes must be 0 or more.")
-        for name in ("max_attempts", "lease", "timeout", "quarantine_days"):
+        for name in ("max_attempts", "eager_seconds", "lease", "timeout", "quarantine_days"):
             if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) <= _LARGEST):
                 raise ValueError(f"{name} must be a number above 0, of at most {_LARGEST:,}.")
         for name in ("backoff", "max_backoff"):
@@ -155,7 +159,12 @@ class BoundInbox:
         """The name that the blueprint is registered under."""
         self.options = options
         self.database = database
+        self.breaker = Breaker()
+        self.blocked: set[int] = set()
+        """The threads in which a subscriber took longer than the lease."""
+        self.kinds_of_errors: set[object] = set()
         self._latest = threading.local()
+        self._next_recovery = 0.0
 
     def accept(
         self,
@@ -173,28 +182,29 @@ class BoundInbox:
         :raises InboxUnavailable: it could not be committed; nothing of it is stored.
         """
         now, token = time.time(), uuid4().hex
-        by_keys = by_key(envelope, report)
+        message_by_key = by_key(envelope, report)
         entries = quarantine.entries(envelope, report, invalid)
         is_replay = callback_id is not None
+        claim = token if self.options.eager else None
+        due_at = now + delivery.CLAIM if claim else now
         with self.database.begin() as connection:
-            before: dict[str, int] = {}
             if callback_id is None:
                 callback_id = callbacks.insert(connection, envelope, now)
             else:
                 callbacks.lock(connection, callback_id)
-                before = messages.of_callback(connection, callback_id)
-            stored = self._insert(connection, callback_id, by_keys, token, now)
-            ids = {key: id for key, id in stored.items() if key not in before}
+            new = messages.insert(
+                connection, callback_id, self.source, message_by_key, claim=claim, due_at=due_at
+            )
             if is_replay:
                 quarantine.remove(connection, callback_id, {one.position for one in entries})
             kept = self._keep(connection, callback_id, entries, now)
-            if not ids and not kept:
+            if not new and not kept:
                 callbacks.delete_orphans(connection, [callback_id])
-        if ids or kept:
+        if new or kept:
             # What is invalid has been told of when it came.
-            self._log(dispatch_envelope(self.app, report, [] if is_replay else invalid))
-            self._start(callback_id, ids, token, now, report, by_keys)
-        return len(ids)
+            untold = [] if is_replay else invalid
+            self._start(new, token, (report, message_by_key), untold)
+        return len(new)
 
     def quarantine(self, envelope: Envelope, error: Exception) -> None:
         """Keep a body that could not be taken.
@@ -219,34 +229,59 @@ class BoundInbox:
 
         :param ids: only these.
         :param stop: asked before each message; those that were not begun are given back.
-        :raises InboxUnavailable: the database failed; what was claimed is due after its lease.
+        :raises InboxUnavailable: the database failed. What was dispatched is marked, and what was
+            claimed is given back, as soon as it works again.
         """
         now, token = time.time(), uuid4().hex
-        lease: dict[str, Any] = {"token": token, "now": now, "until": now + self.options.lease}
+        claim: dict[str, Any] = {
+            "token": token,
+            "now": now,
+            "until": now + delivery.CLAIM,
+            "ids": ids,
+        }
+        lost: list[Claimed] = []
         with self.database.begin() as connection:
-            claimed = messages.claim_unfinished(
-                connection, self.source, **lease, ids=ids, max_attempts=self.options.max_attempts
-            ) or messages.claim(connection, self.source, **lease, ids=ids, limit=BATCH)
-        self._dispatch(claimed, token, now, self._load, stop or _never)
-        return len(claimed)
+            rows = messages.claim_new(connection, self.source, limit=delivery.BATCH, **claim)
+            # One that failed before, and may again, holds up no more than these.
+            rows += messages.claim_retry(connection, self.source, **claim)
+            if not rows or time.monotonic() >= self._next_recovery:
+                self._next_recovery = time.monotonic() + _RECOVERY
+                again, lost = messages.claim_abandoned(
+                    connection, self.source, max_attempts=self.options.max_attempts, **claim
+                )
+                rows += again
+        for row in lost:
+            self._give_up(row)
+        delivery.dispatch(self, token, rows, self._load, stop or _never)
+        return len(rows)
 
     def status(self) -> dict[str, Any]:
-        """How many messages are in each state, and how it stands with them.
+        """How it stands with the messages that are not done, and with the quarantine.
+
+        It takes no longer the more is done. ``retrying`` is a list of dicts, one for each
+        subscriber that failed; the others are numbers.
 
         :raises InboxUnavailable: the database failed.
         """
         now = time.time()
         with self.database.begin(writes=False) as connection:
-            oldest = messages.oldest_pending(connection, self.source)
+            counts = messages.counts(connection, self.source)
+            retrying = messages.retrying(connection, self.source, now)
+            oldest = messages.oldest_waiting(connection, self.source)
             quarantined, quarantined_bytes = quarantine.size(connection, self.source)
-            return messages.counts(connection, self.source) | {
+            return {
+                "pending": counts[State.WAITING] + counts[State.CLAIMED],
+                "new": messages.count_new(connection, self.source, now),
+                "claimed": counts[State.CLAIMED],
+                "retrying": [asdict(one) for one in retrying],
+                "dead": counts[State.DEAD],
                 "oldest_pending_seconds": None if oldest is None else round(now - oldest, 1),
                 "done_last_minute": messages.done_since(connection, self.source, now - 60),
                 "quarantined": quarantined,
                 "quarantined_bytes": quarantined_bytes,
             }
 
-    def dead(self, limit: int = 100) -> list[messages.DeadMessage]:
+    def dead(self, limit: int = 100) -> list[DeadMessage]:
         """The messages that were set aside as dead, the latest first.
 
         :param limit: how many, at most.
@@ -256,13 +291,53 @@ class BoundInbox:
             return messages.dead(connection, self.source, limit)
 
     def retry(self, ids: Sequence[int] | None = None) -> int:
-        """Make dead messages pending again, for a worker to dispatch, and return how many.
+        """Have dead messages tried again, by a worker, and return how many.
 
         :param ids: which ones; all of them by default.
         :raises InboxUnavailable: the database failed.
         """
+        return self._in_pieces(partial(messages.retry, ids=ids, now=time.time()))
+
+    def redeliver(self, ids: Sequence[int]) -> int:
+        """Have done messages dispatched again to all subscribers, and return how many.
+
+        :param ids: which ones.
+        :raises InboxUnavailable: the database failed.
+        """
+        return self._in_pieces(partial(messages.redeliver, ids=ids, now=time.time()))
+
+    def purge(self, older_than: float, *, dead: bool = False) -> int:
+        """Delete messages that are done, with the callbacks that they were in; return how many.
+
+        :param older_than: that have been so for longer, in seconds.
+        :param dead: those that are dead instead.
+        :raises InboxUnavailable: the database failed.
+        """
+        state, before = State.DEAD if dead else State.DONE, time.time() - older_than
+        total = self._in_pieces(partial(messages.purge, state=state, before=before))
         with self.database.begin() as connection:
-            return messages.retry(connection, self.source, ids, time.time())
+            callbacks.sweep_orphans(connection, self.source, time.time() - _HOUR)
+        return total
+
+    def purge_quarantine(self, older_than: float) -> int:
+        """Delete what has been in quarantine for longer, in seconds, and return how much.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin() as connection:
+            return quarantine.purge(connection, self.source, time.time() - older_than)
+
+    def show(self, id: int) -> tuple[Quarantined, Envelope]:
+        """One entry of the quarantine, and the callback that it is of.
+
+        :raises LookupError: there is none.
+        :raises InboxUnavailable: the database failed.
+        """
+        for entry in self.quarantined():
+            if entry.id == id:
+                with self.database.begin(writes=False) as connection:
+                    return entry, callbacks.load(connection, entry.callback_id)
+        raise LookupError(f"There is no entry {id} in quarantine.")
 
     def quarantined(self, limit: int | None = None) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
@@ -273,11 +348,17 @@ class BoundInbox:
         with self.database.begin(writes=False) as connection:
             return quarantine.list_all(connection, self.source, limit)
 
-    def due(self, limit: int, *, unfinished: bool = False) -> list[int]:
-        """The ids of messages that wait for a worker, or were left unfinished by one."""
+    def due(self, limit: int, *, alone: bool = False) -> list[int]:
+        """The ids of messages that wait for a worker.
+
+        :param limit: how many, at most.
+        :param alone: those that have been tried or claimed before, instead of the new ones: each is
+            to be taken alone, because it may end its worker.
+        :raises InboxUnavailable: the database failed.
+        """
         now = time.time()
         with self.database.begin(writes=False) as connection:
-            return messages.due_ids(connection, self.source, now, limit, unfinished=unfinished)
+            return messages.due_ids(connection, self.source, now, limit, alone=alone)
 
     def replay(self, callback_id: int) -> Replayed:
         """Put a quarantined callback through again.
@@ -299,16 +380,6 @@ class BoundInbox:
     def _registration(self) -> Registration:
         return registrations(self.app)[self.source]
 
-    def _insert(
-        self, connection: Connection, callback_id: int, keys: Iterable[str], token: str, now: float
-    ) -> dict[str, int]:
-        """Store messages: with eager dispatch they are this request's claim already."""
-        claim: dict[str, Any] = {"claim": None, "due_at": now, "attempts": 0}
-        if self.options.eager:
-            claim |= {"claim": token, "due_at": now + self.options.lease}
-        messages.insert(connection, callback_id, self.source, keys, **claim)
-        return messages.of_callback(connection, callback_id)
-
     def _keep(
         self,
         connection: Connection,
@@ -325,33 +396,40 @@ class BoundInbox:
 
     def _start(
         self,
-        callback_id: int,
-        ids: Mapping[str, int],
+        rows: Sequence[Claimed],
         token: str,
-        claimed_at: float,
-        report: DeliveryReport,
-        by_keys: Mapping[str, MessageReport],
+        loaded: Loaded,
+        invalid: Sequence[InvalidDetail],
     ) -> None:
-        """After the commit: dispatch the new messages, or have them dispatched.
+        """After the commit: send the callback's own signals, and dispatch the new messages or have
+        them dispatched.
 
         Nothing that fails here loses one: a worker takes it up.
         """
+
+        def tell() -> None:
+            self._log(dispatch_envelope(self.app, loaded[0], invalid))
+
         if self.options.eager:
-            rows = [messages.Claimed(id, callback_id, key, 1) for key, id in ids.items()]
+            end = time.monotonic() + self.options.eager_seconds
             with suppress(InboxUnavailable):
-                self._dispatch(rows, token, claimed_at, lambda _: (report, by_keys), _never)
-        elif self.options.enqueue and ids:
+                delivery.dispatch(
+                    self, token, rows, lambda _: loaded, lambda: time.monotonic() > end, tell
+                )
+            return
+        tell()
+        if self.options.enqueue and rows:
             try:
-                self.options.enqueue(self.source, list(ids.values()))
+                self.options.enqueue(self.source, [row.id for row in rows])
             except Exception as error:
                 _logger.warning(
                     "%s: the broker failed (%s); %d messages wait for a worker or a sweep",
                     self.source,
                     type(error).__name__,
-                    len(ids),
+                    len(rows),
                 )
 
-    def _load(self, callback_id: int) -> tuple[DeliveryReport, Mapping[str, MessageReport]]:
+    def _load(self, callback_id: int) -> Loaded:
         """A stored callback, read again; a thread remembers its latest one."""
         latest = getattr(self._latest, "value", None)
         if latest is None or latest[0] != callback_id:
@@ -362,89 +440,29 @@ class BoundInbox:
             except Exception as error:  # a host's schema can raise anything
                 _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
                 report = DeliveryReport(messages=())
-            latest = self._latest.value = (callback_id, report, by_key(envelope, report))
-        return latest[1], latest[2]
+            found = by_key(envelope, report)
+            if envelope.query:
+                # What was stored before the query was part of the key.
+                found = by_key(replace(envelope, query={}), report) | found
+            latest = self._latest.value = (callback_id, (report, found))
+        loaded: Loaded = latest[1]
+        return loaded
 
-    def _dispatch(
-        self,
-        rows: Sequence[messages.Claimed],
-        token: str,
-        claimed_at: float,
-        load: Callable[[int], tuple[DeliveryReport, Mapping[str, MessageReport]]],
-        stop: Callable[[], bool],
-    ) -> None:
-        """Dispatch claimed messages one by one, each marked before the next one begins."""
-        waiting = [row.id for row in rows]
-        for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
-            together = list(group)
-            report, by_keys = load(callback_id)
-            claimed = tuple(by_keys[row.key] for row in together if row.key in by_keys)
-            report = replace(report, messages=claimed)
-            for row in together:
-                if stop():
-                    with self.database.begin() as connection:
-                        messages.release(connection, waiting, token, time.time())
-                    return
-                if time.time() > claimed_at + self.options.lease * _RENEWED:
-                    claimed_at = time.time()
-                    with self.database.begin() as connection:
-                        until = claimed_at + self.options.lease
-                        ours = messages.renew(connection, waiting, token, until)
-                    waiting = [id for id in waiting if id in ours]
-                if row.id in waiting:
-                    waiting.remove(row.id)
-                    self._attempt(row, token, by_keys.get(row.key), report)
+    def _give_up(self, row: Claimed) -> None:
+        """Tell of a message that was dead before it could be tried again."""
+        report, message_by_key = self._load(row.callback_id)
+        outcome = messages.Outcome(row, State.DEAD, row.attempts, error=messages.LOST)
+        _logger.error("%s: message %d is dead: %s", self.source, row.id, messages.LOST)
+        delivery.tell_of_dead(self, outcome, message_by_key.get(row.key), report)
 
-    def _attempt(
-        self,
-        row: messages.Claimed,
-        token: str,
-        message: MessageReport | None,
-        report: DeliveryReport,
-    ) -> None:
-        """Dispatch one message and mark what came of it."""
-        if message is None:
-            failures: list[Exception] = [
-                LookupError("the configuration in force does not find it in its callback")
-            ]
-        else:
-            try:
-                with self.app.app_context():
-                    failures = dispatch_message(self.app, message, report)
-            except Exception as error:  # of the host's teardown functions
-                failures = [error]
-        now = time.time()
-        values: dict[str, Any] = {"attempts": row.attempt}
-        if not failures:
-            values |= {"state": DONE, "finished_at": now, "error": None}
-        else:
-            text = describe(failures, message, report)
-            values["error"] = text
-            if row.attempt >= self.options.max_attempts:
-                values |= {"state": DEAD, "finished_at": now}
-            else:
-                values["due_at"] = now + self._delay(row.attempt)
-            _logger.error(
-                "%s: message %d failed, attempt %d of %d: %s\n%s",
-                self.source,
-                row.id,
-                row.attempt,
-                self.options.max_attempts,
-                text,
-                "\n".join(map(trace, failures)),
-            )
-        with self.database.begin(durable=False) as connection:
-            if not messages.finish(connection, row.id, token, **values):
-                _logger.warning(
-                    "%s: message %d took longer than its lease, and was dispatched again",
-                    self.source,
-                    row.id,
-                )
-
-    def _delay(self, attempt: int) -> float:
-        """Exponential backoff with full jitter, in seconds."""
-        longest = self.options.backoff * 2.0 ** min(attempt - 1, 50)
-        return random.uniform(0, min(self.options.max_backoff, longest))  # noqa: S311
+    def _in_pieces(self, action: Callable[..., int]) -> int:
+        """Do something to so many messages that one transaction would take too long."""
+        total, count = 0, _PIECE
+        while count == _PIECE:
+            with self.database.begin() as connection:
+                count = action(connection, self.source, limit=_PIECE)
+            total += count
+        return total
 
     def _log(self, failures: Iterable[Exception]) -> None:
         """What subscribers raised after the commit, when the callback is taken whatever they do."""

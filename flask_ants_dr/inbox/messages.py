@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -12,8 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
-from sqlalchemy import Select
-from sqlalchemy import Update
+from sqlalchemy import Row
 from sqlalchemy import and_
 from sqlalchemy import delete
 from sqlalchemy import func
@@ -21,28 +21,48 @@ from sqlalchemy import select
 from sqlalchemy import update
 
 from . import callbacks as stored_callbacks
-from .database import chunks
+from .database import among
 from .database import insert_new
-from .tables import DEAD
-from .tables import DONE
-from .tables import PENDING
+from .tables import State
 from .tables import callbacks
 from .tables import is_claimed
-from .tables import is_finished
-from .tables import is_pending
-from .tables import is_waiting
+from .tables import is_dead
+from .tables import is_done
+from .tables import is_in
+from .tables import is_new
+from .tables import is_retry
 from .tables import messages
+
+#: The error of a message that its workers did not survive.
+LOST = "its last worker did not finish it"
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A message that is this claim's to dispatch until its lease ends."""
+    """A message that is this claim's to dispatch."""
 
     id: int
     callback_id: int
     key: str
-    attempt: int
-    """Which one this is, counted from 1."""
+    attempts: int = 0
+    """How often it has been tried before."""
+    had_by: tuple[str, ...] = ()
+    """The subscribers that are not to be called again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an attempt. Nothing of it is written until it is marked."""
+
+    message: Claimed
+    state: State
+    attempts: int
+    """How often it has been tried by now."""
+    due_at: float = 0.0
+    """When the next attempt is, where it waits for one."""
+    had_by: tuple[str, ...] = ()
+    failed_by: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,29 +74,60 @@ class DeadMessage:
     attempts: int
     since: datetime
     """In UTC."""
+    failed_by: str | None
+    """The subscriber that failed last."""
     error: str
-    """What its subscribers raised, with the values of the message masked."""
+    """What it raised, with the values of the message masked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying:
+    """Messages that wait for another attempt because a subscriber failed."""
+
+    failed_by: str
+    count: int
+    next_attempt: str
+    """The earliest, as ISO 8601 has it, in UTC."""
+    error: str
+    """What it raised for one of them."""
 
 
 def insert(
-    connection: Connection, callback_id: int, source: str, keys: Iterable[str], **values: Any
-) -> None:
-    """Store those messages of a callback that are new."""
-    values |= {"callback_id": callback_id, "source": source, "state": PENDING}
-    # In one order, so that two callbacks with the same messages do not wait for each other.
-    in_order = sorted((key, position) for position, key in enumerate(keys))
-    if in_order:
-        rows = [{"key": key, "position": position} | values for key, position in in_order]
-        insert_new(connection, messages, rows)
+    connection: Connection,
+    callback_id: int,
+    source: str,
+    keys: Iterable[str],
+    *,
+    claim: str | None,
+    due_at: float,
+) -> list[Claimed]:
+    """Store those messages of a callback that are new, and return them in its order.
+
+    :param claim: the claim that they are under, or ``None`` where they wait for one.
+    """
+    positions = {key: position for position, key in enumerate(keys)}
+    state = State.WAITING if claim is None else State.CLAIMED
+    rows = insert_new(
+        connection,
+        messages,
+        # In one order, so that two callbacks with the same messages do not wait for each other.
+        {key: positions[key] for key in sorted(positions)},
+        {
+            "callback_id": callback_id,
+            "source": source,
+            "state": state,
+            "attempts": 0,
+            "due_at": due_at,
+            "claim": claim,
+        },
+    )
+    return [
+        Claimed(id, callback_id, key)
+        for key, id in sorted(rows.items(), key=lambda row: positions[row[0]])
+    ]
 
 
-def of_callback(connection: Connection, callback_id: int) -> dict[str, int]:
-    """The ids of a callback's messages by their keys: of a new callback, what it brought."""
-    chosen = select(messages.c.key, messages.c.id).where(messages.c.callback_id == callback_id)
-    return {row[0]: row[1] for row in connection.execute(chosen.order_by(messages.c.position))}
-
-
-def claim(
+def claim_new(
     connection: Connection,
     source: str,
     *,
@@ -86,20 +137,34 @@ def claim(
     limit: int,
     ids: Sequence[int] | None = None,
 ) -> list[Claimed]:
-    """Claim messages that are due, the longest due ones first.
+    """Claim messages that have not been tried, the longest due ones first.
 
     Any number of workers can do so at once: PostgreSQL's skip each other's rows, SQLite's wait for
     each other.
 
     :param token: what tells this claim from others.
-    :param until: the end of the lease.
+    :param until: the end of the claim, unless it is renewed.
     :param ids: claim only these.
     """
-    chosen = _in_order(_due(source, now, ids), is_waiting, limit)
-    return _claim(connection, chosen, {"claim": token, "due_at": until}, begun=0)
+    due = _due(connection, source, now, ids) & is_new
+    return _claim(connection, due, limit, token, until)
 
 
-def claim_unfinished(
+def claim_retry(
+    connection: Connection,
+    source: str,
+    *,
+    token: str,
+    now: float,
+    until: float,
+    ids: Sequence[int] | None = None,
+) -> list[Claimed]:
+    """Claim one message that is due for another attempt."""
+    due = _due(connection, source, now, ids) & is_retry
+    return _claim(connection, due, 1, token, until)
+
+
+def claim_abandoned(
     connection: Connection,
     source: str,
     *,
@@ -108,82 +173,146 @@ def claim_unfinished(
     until: float,
     max_attempts: int,
     ids: Sequence[int] | None = None,
-) -> list[Claimed]:
-    """Claim one message whose last claim was not finished by the end of its lease.
+) -> tuple[list[Claimed], list[Claimed]]:
+    """Claim one message whose claim ended without an outcome, and give up those tried too often.
 
     Which message of a claim took its worker with it is not known. So they are tried again one by
-    one, and one that was tried alone often enough is dead.
+    one, and each time counts.
+
+    :return: what is claimed, and what is dead.
     """
-    due = _due(source, now, ids)
-    exhausted = update(messages).where(due, is_claimed, messages.c.attempts >= max_attempts)
-    connection.execute(
-        exhausted.values(
-            state=DEAD, claim=None, finished_at=now, error="its last worker did not finish it"
-        )
+    due = _due(connection, source, now, ids) & is_claimed
+    # The first claim that was lost may have been one of many messages.
+    exhausted = due & (messages.c.attempts >= max(1, max_attempts - 1))
+    dead = connection.execute(
+        update(messages)
+        .where(exhausted)
+        .values(state=State.DEAD, claim=None, finished_at=now, error=LOST)
+        .returning(*_CLAIMED)
     )
-    attempted = messages.c.attempts + 1
-    values = {"claim": token, "due_at": until, "attempts": attempted}
-    return _claim(connection, _in_order(due, is_claimed, 1), values, begun=1)
+    lost = [_claimed(row) for row in dead]
+    again = _claim(connection, due, 1, token, until, attempts=messages.c.attempts + 1)
+    return again, lost
 
 
-def finish(connection: Connection, id: int, token: str, **values: Any) -> bool:
-    """End a claim; ``False`` where its lease had ended and the message is another's by now."""
-    result = connection.execute(_of_claim([id], token).values(claim=None, **values))
-    return bool(result.rowcount)
+def mark(
+    connection: Connection, token: str, outcomes: Sequence[Outcome], now: float
+) -> list[Outcome]:
+    """Write what became of attempts.
+
+    :return: those that came too late: the claim had ended, and the message is another's by now.
+    """
+    alike: dict[tuple[Any, ...], list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        same = one.state, one.attempts, one.due_at, one.had_by, one.failed_by, one.error
+        alike[same].append(one)
+    late: list[Outcome] = []
+    for group in alike.values():
+        first, ids = group[0], [one.message.id for one in group]
+        values: dict[str, Any] = {
+            "state": first.state,
+            "claim": None,
+            "attempts": first.attempts,
+            "had_by": json.dumps(first.had_by) if first.had_by else None,
+        }
+        is_finished = first.state in {State.DONE, State.DEAD}
+        values |= {"finished_at": now} if is_finished else {"due_at": first.due_at}
+        if is_finished or first.error is not None:  # else what failed before still stands
+            values |= {"failed_by": first.failed_by, "error": first.error}
+        elif first.failed_by:
+            values |= {"failed_by": first.failed_by}
+        ours = messages.c.claim == token
+        statement = update(messages).where(among(connection, messages.c.id, ids), ours)
+        if connection.execute(statement.values(values)).rowcount != len(ids):
+            left = select(messages.c.id).where(
+                among(connection, messages.c.id, ids), messages.c.state == first.state
+            )
+            marked = set(connection.scalars(left))
+            late += [one for one in group if one.message.id not in marked]
+    return late
 
 
-def renew(connection: Connection, ids: Sequence[int], token: str, until: float) -> set[int]:
-    """Move the end of a lease, and return the messages that are still under it."""
-    ours: set[int] = set()
-    for some in chunks(ids):
-        renewed = _of_claim(some, token).values(due_at=until).returning(messages.c.id)
-        ours.update(connection.scalars(renewed))
-    return ours
+def renew(connection: Connection, tokens: Iterable[str], until: float) -> None:
+    """Move the end of claims."""
+    claims = messages.c.claim.in_(list(tokens))
+    connection.execute(update(messages).where(is_claimed, claims).values(due_at=until))
 
 
-def release(connection: Connection, ids: Sequence[int], token: str, now: float) -> None:
+def release(connection: Connection, token: str, ids: Sequence[int], now: float) -> None:
     """Give back messages that were claimed and not begun."""
-    connection.execute(_of_claim(ids, token).values(claim=None, due_at=now))
+    ours = among(connection, messages.c.id, ids) & (messages.c.claim == token)
+    values = {"state": State.WAITING, "claim": None, "due_at": now}
+    connection.execute(update(messages).where(ours).values(values))
 
 
 def due_ids(
-    connection: Connection, source: str, now: float, limit: int, *, unfinished: bool
+    connection: Connection, source: str, now: float, limit: int, *, alone: bool
 ) -> list[int]:
-    """The messages that wait for a claim, or those whose claim was not finished."""
-    kind = is_claimed if unfinished else is_waiting
-    return list(connection.scalars(_in_order(_due(source, now), kind, limit)))
+    """The messages that are due.
+
+    :param alone: those that are to be claimed one by one, because they have been tried or claimed
+        before, instead of the new ones.
+    """
+    kinds = (is_retry, is_claimed) if alone else (is_new,)
+    ids: list[int] = []
+    for kind in kinds:
+        chosen = select(messages.c.id).where(_due(connection, source, now), kind)
+        ids += connection.scalars(chosen.order_by(*_ORDER).limit(limit))
+    return ids[:limit]
 
 
 def dead(connection: Connection, source: str, limit: int) -> list[DeadMessage]:
     """The dead messages, the latest first."""
-    columns = (messages.c.id, messages.c.attempts, messages.c.error, messages.c.finished_at)
-    chosen = select(*columns).where(messages.c.source == source, is_finished)
-    chosen = chosen.where(messages.c.state == DEAD)
+    columns = (
+        messages.c.id,
+        messages.c.attempts,
+        messages.c.failed_by,
+        messages.c.error,
+        messages.c.finished_at,
+    )
+    chosen = select(*columns).where(messages.c.source == source, is_dead)
     rows = connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit))
     return [
         DeadMessage(
             id=row.id,
             source=source,
             attempts=row.attempts,
-            since=datetime.fromtimestamp(row.finished_at, UTC),
+            since=_moment(row.finished_at),
+            failed_by=row.failed_by,
             error=row.error,
         )
         for row in rows
     ]
 
 
-def retry(connection: Connection, source: str, ids: Sequence[int] | None, now: float) -> int:
-    """Make dead messages pending again, and return how many."""
-    chosen = update(messages).where(messages.c.source == source, messages.c.state == DEAD)
-    if ids is not None:
-        chosen = chosen.where(messages.c.id.in_(ids))
-    values = {"state": PENDING, "attempts": 0, "due_at": now, "finished_at": None}
-    return connection.execute(chosen.values(values)).rowcount
+def retry(
+    connection: Connection, source: str, ids: Sequence[int] | None, now: float, limit: int
+) -> int:
+    """Have dead messages tried again, at most ``limit`` of them, and return how many.
+
+    Subscribers that had them are not called again.
+    """
+    values = {"state": State.WAITING, "attempts": 0, "due_at": now, "finished_at": None}
+    return _change(connection, source, is_dead, ids, limit, values)
 
 
-def purge(connection: Connection, source: str, state: str, before: float, limit: int) -> int:
+def redeliver(
+    connection: Connection, source: str, ids: Sequence[int] | None, now: float, limit: int
+) -> int:
+    """Have done messages dispatched again to all subscribers, and return how many."""
+    values = {
+        "state": State.WAITING,
+        "attempts": 0,
+        "due_at": now,
+        "finished_at": None,
+        "had_by": None,
+    }
+    return _change(connection, source, is_done, ids, limit, values)
+
+
+def purge(connection: Connection, source: str, state: State, before: float, limit: int) -> int:
     """Delete messages that were finished before a time, and return how many."""
-    finished = (messages.c.state == state, messages.c.finished_at < before)
+    finished = (is_in(state), messages.c.finished_at < before)
     old = select(messages.c.id).where(messages.c.source == source, *finished).limit(limit)
     gone = delete(messages).where(messages.c.id.in_(old.scalar_subquery()))
     callback_ids = list(connection.scalars(gone.returning(messages.c.callback_id)))
@@ -191,66 +320,120 @@ def purge(connection: Connection, source: str, state: str, before: float, limit:
     return len(callback_ids)
 
 
-def counts(connection: Connection, source: str) -> dict[str, int]:
-    """How many messages are in each state."""
-    by_state = (
-        select(messages.c.state, func.count())
-        .where(messages.c.source == source)
-        .group_by(messages.c.state)
-    )
-    found: dict[str, int] = {row[0]: row[1] for row in connection.execute(by_state)}
-    return {state: found.get(state, 0) for state in (PENDING, DONE, DEAD)}
+def counts(connection: Connection, source: str) -> dict[State, int]:
+    """How many messages are in each of the states that are left, which take time with each."""
+    kinds = {State.WAITING: is_in(State.WAITING), State.CLAIMED: is_claimed, State.DEAD: is_dead}
+    return {state: _count(connection, source, kind) for state, kind in kinds.items()}
 
 
-def oldest_pending(connection: Connection, source: str) -> float | None:
-    """When the callback of the oldest pending message came."""
-    pending = (messages.c.source == source, is_pending)
-    joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
-    oldest = select(func.min(callbacks.c.received_at)).select_from(joined).where(*pending)
-    received_at: float | None = connection.scalar(oldest)
-    return received_at
+def count_new(connection: Connection, source: str, now: float) -> int:
+    """How many messages wait for nothing but a worker's first attempt."""
+    return _count(connection, source, is_new & (messages.c.due_at <= now))
 
 
 def done_since(connection: Connection, source: str, since: float) -> int:
-    """How many messages were finished after a time."""
-    finished = (messages.c.source == source, is_finished, messages.c.finished_at >= since)
-    done = select(func.count()).where(*finished, messages.c.state == DONE)
-    return connection.scalar(done) or 0
+    """How many messages were done after a time."""
+    return _count(connection, source, is_done & (messages.c.finished_at >= since))
 
 
-def _due(source: str, now: float, ids: Sequence[int] | None = None) -> ColumnElement[bool]:
+def retrying(connection: Connection, source: str, now: float) -> list[Retrying]:
+    """What waits for another attempt, by the subscriber that failed last, or is let rest."""
+    failed_by = func.coalesce(messages.c.failed_by, "")
+    rows = connection.execute(
+        select(
+            failed_by.label("failed_by"),
+            func.count().label("count"),
+            func.min(messages.c.due_at).label("next_attempt"),
+            func.max(messages.c.error).label("error"),
+        )
+        .where(messages.c.source == source, is_retry | (is_new & (messages.c.due_at > now)))
+        .group_by(failed_by)
+        .order_by(failed_by)
+    )
+    return [
+        Retrying(
+            failed_by=row.failed_by,
+            count=row[1],
+            next_attempt=_moment(row.next_attempt).isoformat(timespec="seconds"),
+            error=row.error or "",
+        )
+        for row in rows
+    ]
+
+
+def oldest_waiting(connection: Connection, source: str) -> float | None:
+    """When the callback of the oldest message came that is not finished."""
+    joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
+    oldest = select(func.min(callbacks.c.received_at)).select_from(joined)
+    unfinished = is_in(State.WAITING, State.CLAIMED)
+    received_at: float | None = connection.scalar(
+        oldest.where(messages.c.source == source, unfinished)
+    )
+    return received_at
+
+
+_ORDER = (messages.c.due_at, messages.c.callback_id, messages.c.position)
+_CLAIMED = (
+    messages.c.id,
+    messages.c.callback_id,
+    messages.c.key,
+    messages.c.attempts,
+    messages.c.had_by,
+    messages.c.position,
+)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _count(connection: Connection, source: str, kind: ColumnElement[bool]) -> int:
+    return connection.scalar(select(func.count()).where(messages.c.source == source, kind)) or 0
+
+
+def _due(
+    connection: Connection, source: str, now: float, ids: Sequence[int] | None = None
+) -> ColumnElement[bool]:
     due = and_(messages.c.source == source, messages.c.due_at <= now)
-    return due if ids is None else due & messages.c.id.in_(ids)
-
-
-def _in_order(
-    due: ColumnElement[bool], kind: ColumnElement[bool], limit: int
-) -> Select[tuple[int]]:
-    order = (messages.c.due_at, messages.c.callback_id, messages.c.position)
-    return select(messages.c.id).where(due, kind).order_by(*order).limit(limit)
+    return due if ids is None else due & among(connection, messages.c.id, ids)
 
 
 def _claim(
-    connection: Connection, chosen: Select[tuple[int]], values: Mapping[str, Any], *, begun: int
+    connection: Connection,
+    due: ColumnElement[bool],
+    limit: int,
+    token: str,
+    until: float,
+    attempts: ColumnElement[int] = messages.c.attempts,
 ) -> list[Claimed]:
+    chosen = select(messages.c.id).where(due).order_by(*_ORDER).limit(limit)
     # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
     rows = chosen.with_for_update(skip_locked=True).cte("due")
     claimed = connection.execute(
         update(messages)
         .where(messages.c.id.in_(select(rows.c.id)))
-        .values(values)
-        .returning(
-            messages.c.id,
-            messages.c.callback_id,
-            messages.c.key,
-            messages.c.attempts,
-            messages.c.position,
-        )
+        .values(state=State.CLAIMED, claim=token, due_at=until, attempts=attempts)
+        .returning(*_CLAIMED)
     )
     in_order = sorted(claimed, key=lambda row: (row.callback_id, row.position))
-    return [Claimed(row.id, row.callback_id, row.key, row.attempts + 1 - begun) for row in in_order]
+    return [_claimed(row) for row in in_order]
 
 
-def _of_claim(ids: Sequence[int], token: str) -> Update:
-    """Whatever becomes of a message becomes of it only while the claim is still its own."""
-    return update(messages).where(messages.c.id.in_(ids), messages.c.claim == token)
+def _claimed(row: Row[Any]) -> Claimed:
+    had_by = tuple(json.loads(row.had_by)) if row.had_by else ()
+    return Claimed(row.id, row.callback_id, row.key, row.attempts, had_by)
+
+
+def _change(
+    connection: Connection,
+    source: str,
+    kind: ColumnElement[bool],
+    ids: Sequence[int] | None,
+    limit: int,
+    values: dict[str, Any],
+) -> int:
+    chosen = select(messages.c.id).where(messages.c.source == source, kind).limit(limit)
+    if ids is not None:
+        chosen = chosen.where(among(connection, messages.c.id, ids))
+    changed = update(messages).where(messages.c.id.in_(chosen.scalar_subquery()))
+    return connection.execute(changed.values(values)).rowcount

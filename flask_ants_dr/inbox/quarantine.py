@@ -22,7 +22,7 @@ from ..models import InvalidDetail
 from .callbacks import delete_orphans
 from .callbacks import key_of_detail
 from .database import chunks
-from .database import insert_new
+from .database import insertion
 from .tables import callbacks
 from .tables import quarantine
 
@@ -87,15 +87,13 @@ def insert(
             "error": json.dumps(entry.error, default=str),
             "quarantined_at": now,
         }
-        # In one order, as above.
+        # In one order, so that two callbacks with the same details do not wait for each other.
         for entry in sorted(entries, key=lambda entry: entry.key)
     ]
     if not rows:
         return 0
-    count = select(func.count()).where(quarantine.c.callback_id == callback_id)
-    before = connection.scalar(count) or 0
-    insert_new(connection, quarantine, rows)
-    return (connection.scalar(count) or 0) - before
+    statement = insertion(connection, quarantine).on_conflict_do_nothing(index_elements=["key"])
+    return len(connection.scalars(statement.returning(quarantine.c.id), rows).all())
 
 
 def bound(connection: Connection, source: str, oldest: float, limit: int) -> None:
@@ -135,7 +133,7 @@ def list_all(connection: Connection, source: str, limit: int | None = None) -> l
         )
         .join_from(quarantine, callbacks, quarantine.c.callback_id == callbacks.c.id)
         .where(quarantine.c.source == source)
-        .order_by(quarantine.c.id)
+        .order_by(quarantine.c.callback_id, quarantine.c.position)
         .limit(limit)
     )
     return [

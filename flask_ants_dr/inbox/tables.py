@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from sqlalchemy import BigInteger
 from sqlalchemy import Column
+from sqlalchemy import ColumnElement
 from sqlalchemy import Float
 from sqlalchemy import ForeignKey
 from sqlalchemy import Index
 from sqlalchemy import Integer
 from sqlalchemy import LargeBinary
 from sqlalchemy import MetaData
+from sqlalchemy import String
 from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import literal_column
+from sqlalchemy import or_
 
-PENDING = "pending"
-DONE = "done"
-DEAD = "dead"
+
+class State(StrEnum):
+    """Where a message stands."""
+
+    WAITING = "waiting"
+    """For its first attempt, or for the next one."""
+    CLAIMED = "claimed"
+    """By a request or a worker, which dispatches it."""
+    DONE = "done"
+    """Each of its subscribers has had it."""
+    DEAD = "dead"
+    """Set aside after its last attempt."""
+
 
 #: The inbox's tables. With Alembic, add it to your ``target_metadata``; otherwise
 #: ``flask ants-dr init-db`` creates them.
 metadata = MetaData()
+
+#: The version of these tables; that of a database's is in its ``version``.
+VERSION = "0002"
+
+version = Table("ants_dr_version", metadata, Column("version_num", String(32), primary_key=True))
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
@@ -49,24 +69,37 @@ messages = Table(
     Column("position", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
-    # A pending message can be claimed from here on. A claim moves it to the end of its lease, so
-    # one that is due and has a claim was left unfinished.
+    # One that waits can be claimed from here on. One that is claimed and not renewed by then was
+    # left by a process that died.
     Column("due_at", Float(53), nullable=False),
     Column("claim", Text),
+    # The names of the subscribers that need not be called again, where another one must.
+    Column("had_by", Text),  # JSON
+    # The subscriber that failed last, and what it raised.
+    Column("failed_by", Text),
     Column("error", Text),
     Column("finished_at", Float(53)),
 )
 
-# Literals, and no parameters, so that a database sees that the partial indexes below apply.
-is_pending = messages.c.state == literal_column(f"'{PENDING}'")
-is_waiting = is_pending & messages.c.claim.is_(None)
-is_claimed = is_pending & messages.c.claim.is_not(None)
-is_finished = messages.c.state != literal_column(f"'{PENDING}'")
+
+def is_in(*states: State) -> ColumnElement[bool]:
+    """Whether a message is in one of the states."""
+    # Literals, and no parameters, so that a database sees that the partial indexes below apply.
+    return or_(*(messages.c.state == literal_column(f"'{state}'") for state in states))
+
+
+is_new = is_in(State.WAITING) & (messages.c.attempts == literal_column("0"))
+is_retry = is_in(State.WAITING) & (messages.c.attempts > literal_column("0"))
+is_claimed = is_in(State.CLAIMED)
+is_done = is_in(State.DONE)
+is_dead = is_in(State.DEAD)
 
 for _name, _where, _columns in (
-    ("waiting", is_waiting, ("source", "due_at", "callback_id", "position")),
+    ("new", is_new, ("source", "due_at", "callback_id", "position")),
+    ("retry", is_retry, ("source", "due_at", "callback_id", "position")),
     ("claimed", is_claimed, ("source", "due_at")),
-    ("finished", is_finished, ("source", "state", "finished_at")),
+    ("done", is_done, ("source", "finished_at")),
+    ("dead", is_dead, ("source", "finished_at")),
 ):
     Index(
         f"ix_ants_dr_messages_{_name}",

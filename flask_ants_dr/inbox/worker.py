@@ -6,15 +6,18 @@ import logging
 import random
 from collections.abc import Callable
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait
 from threading import Event
+from threading import Thread
 
 from ..errors import InboxUnavailable
 from .inbox import BoundInbox
 
 _logger = logging.getLogger(__name__)
+
+_JOINED = 0.1  # seconds
+
+BLOCKED = 75
+"""The exit code of a process of which a subscriber has blocked a thread (``EX_TEMPFAIL``)."""
 
 
 def work(
@@ -25,22 +28,31 @@ def work(
     once: bool,
     stop: Event,
     done: Callable[[int], None] = lambda count: None,
-) -> None:
+) -> bool:
     """Dispatch what is due until ``stop`` is set: then finish the messages in hand, and return.
 
     :param concurrency: how many threads do so.
     :param poll: seconds between looks at a database that has nothing due.
     :param once: return as soon as nothing is due.
     :param done: called with how many messages were dispatched.
+    :return: whether a thread is blocked by a subscriber that took longer than the lease. Then the
+        process is to end, and to be started again.
     :raises InboxUnavailable: the database failed, with ``once``; otherwise it is tried again.
     """
+    errors: list[BaseException] = []
+
+    def blocked() -> set[int]:
+        return set().union(*(inbox.blocked for inbox in inboxes))
+
+    def ends() -> bool:
+        return stop.is_set() or bool(blocked())
 
     def drain() -> None:
-        while not stop.is_set():
+        while not ends():
             count = 0
             for inbox in inboxes:
                 try:
-                    count += inbox.take(stop=stop.is_set)
+                    count += inbox.take(stop=ends)
                 except InboxUnavailable:
                     if once:
                         raise
@@ -51,9 +63,20 @@ def work(
                     return
                 stop.wait(poll * random.uniform(0.5, 1.5))  # noqa: S311
 
-    with ThreadPoolExecutor(concurrency, thread_name_prefix="ants-dr") as threads:
-        drains = [threads.submit(drain) for _ in range(concurrency)]
-        finished, _ = wait(drains, return_when=FIRST_EXCEPTION)
-        stop.set()
-        for result in finished:
-            result.result()
+    def run() -> None:
+        try:
+            drain()
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
+
+    # Daemons, because one that is blocked for ever must not keep the process.
+    names = [f"ants-dr-{number}" for number in range(concurrency)]
+    threads = [Thread(target=run, name=name, daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    while going := [one for one in threads if one.is_alive() and one.ident not in blocked()]:
+        going[0].join(_JOINED)
+    if errors:
+        raise errors[0]
+    return bool(blocked())

@@ -31,14 +31,20 @@ from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox import metadata
 from flask_ants_dr.inbox import worker
+from flask_ants_dr.inbox.delivery import failed
 from flask_ants_dr.inbox.inbox import bound_inboxes
+from flask_ants_dr.inbox.messages import Claimed
+from flask_ants_dr.inbox.messages import Outcome
+from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages as messages_table
 from kit import Ants
 from kit import Heard
@@ -52,13 +58,14 @@ from kit import make_app
 from kit import many
 from kit import rows
 from kit import stop_postgresql
+from servers import wait_for
 
 
-def engines_of(app: Flask) -> tuple[Engine, Engine]:
+def engine_of(app: Flask) -> Engine:
     database = bound_inbox(app).database
     with database.begin():
-        assert database._engines is not None
-        return database._engines
+        assert database._engine is not None
+        return database._engine
 
 
 def test_eager_dispatch(make_inbox_app: MakeApp) -> None:
@@ -90,7 +97,7 @@ def test_deferred_dispatch(make_inbox_app: MakeApp) -> None:
         assert (report.bulk_id, report.source) == ("b", "ants_dr")
         assert report.url_params == {"order": "7"}
     # What was claimed together is together, and equal to what was received.
-    assert [len(report.messages) for report in reports[:1] + reports[-1:]] == [100, 50]
+    assert [len(report.messages) for report in reports[:1] + reports[-1:]] == [250, 250]
     assert tuple(heard.messages) == received.messages
 
 
@@ -158,20 +165,21 @@ def test_a_message_that_is_twice_in_a_callback_is_stored_once(make_inbox_app: Ma
     assert len(heard.messages) == rows(app) == 1
 
 
-def test_url_variables_are_part_of_what_makes_a_report_new(inbox_url: str) -> None:
-    """Two tenants have nothing in common; a query string is no part of it."""
+def test_the_url_is_part_of_what_makes_a_report_new(inbox_url: str) -> None:
+    """Two tenants have nothing in common, and neither have two orders."""
     blueprint = DeliveryReportBlueprint(rule="/sms/<tenant>", inbox=Inbox(eager=False))
     app = make_app(blueprint, ANTS_DR_INBOX_URL=inbox_url)
     bound_inbox(app).database.create_tables()
     ants, heard = Ants(app.test_client()), Heard(app)
-    for url in ("/sms/acme?try=1", "/sms/globex", "/sms/acme?try=2"):
+    for url in ("/sms/acme?order=41", "/sms/globex", "/sms/acme?order=42") * 2:
         assert ants.post(callback(detail(), bulkId=None), url=url).status_code == 200
-    assert rows(app) == 2
+    assert rows(app) == 3
     drain(app)
     reports = [arguments["report"] for arguments in heard.arguments("message_reported")]
     assert [report.url_params for report in reports] == [
-        {"tenant": "acme", "try": "1"},
+        {"tenant": "acme", "order": "41"},
         {"tenant": "globex"},
+        {"tenant": "acme", "order": "42"},
     ]
     bound_inbox(app).database.close()
 
@@ -344,11 +352,15 @@ class TestFailures:
         assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
     def test_backoff_grows_with_jitter(self, make_inbox_app: MakeApp) -> None:
-        inbox = bound_inbox(make_inbox_app(backoff=10, max_backoff=60))
+        inbox = bound_inbox(make_inbox_app(backoff=10, max_backoff=60, max_attempts=10_000))
         for attempts, longest in [(1, 10), (2, 20), (3, 40), (4, 60), (1000, 60)]:
-            delays = [inbox._delay(attempts) for _ in range(500)]
+            row = Claimed(1, 1, "key", attempts - 1)
+            report = DeliveryReport(messages=())
+            errors = {"subscriber": LookupError()}
+            now = time.time()
+            delays = [failed(inbox, row, None, report, errors, ()).due_at - now for _ in range(500)]
             assert 0 <= min(delays) < longest * 0.1
-            assert longest * 0.9 < max(delays) <= longest
+            assert longest * 0.9 < max(delays) <= longest + 1
 
     def test_a_failed_message_waits(self, make_inbox_app: MakeApp) -> None:
         app = make_inbox_app(backoff=1e6, max_backoff=1e6)
@@ -361,38 +373,43 @@ class TestFailures:
         assert drain(app) == 0
         assert counts(app)["pending"] == 1
 
-    @pytest.mark.slow(reason="waits for leases to end")
-    def test_a_subscriber_that_hangs(self, make_inbox_app: MakeApp) -> None:
-        """Its lease runs out, another worker takes it up, and the others go on meanwhile."""
-        app = make_inbox_app(eager=False, lease=2.0)
+    @pytest.mark.slow(reason="waits for a lease to end")
+    def test_a_subscriber_that_hangs(
+        self, make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its attempt has failed when the lease ends, and the others are given back."""
+        app = make_inbox_app(eager=False, lease=0.3, backoff=0)
         calls: list[str] = []
-        hanging, go_on = threading.Event(), threading.Event()
+        go_on = threading.Event()
 
         def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
             calls.append(message.message_id)
             if message.message_id == "m0" and calls.count("m0") == 1:
-                hanging.set()
                 assert go_on.wait(30)
 
         message_reported.connect(subscriber, sender=app)
         Ants(app.test_client()).post(many(3))
+        inbox = bound_inbox(app)
         with ThreadPoolExecutor(1) as hung:
-            result = hung.submit(bound_inbox(app).take)
-            assert hanging.wait(10)
-            Ants(app.test_client()).post(many(2) | {"bulkId": "other"})
-            assert drain(app) == 2
-            time.sleep(2.1)
-            assert drain(app) == 3
-            assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+            result = hung.submit(inbox.take)
+            wait_for(lambda: bool(inbox.blocked))
+            wait_for(lambda: counts(app)["done"] + drain(app) >= 3)
             go_on.set()
             assert result.result(10) == 3
-        # The hung worker does the one in hand and sees that the others are not its own any more.
-        assert Counter(calls) == {"m0": 3, "m1": 2, "m2": 1}
-        assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+        # The one that hung does not go on with the others when it is let go.
+        assert Counter(calls) == {"m0": 2, "m1": 1, "m2": 1}
+        assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+        (line,) = [one for one in caplog.messages if "failed" in one]
+        assert "subscriber, attempt 1 of 150" in line
+        assert "TimeoutError: it took longer than the lease of 0.3 s" in line
 
     @pytest.mark.slow(reason="waits for leases to end")
-    def test_a_slow_batch_keeps_its_lease(self, make_inbox_app: MakeApp) -> None:
-        app = make_inbox_app(eager=False, lease=1.0)
+    def test_a_slow_batch_keeps_its_claim(
+        self, make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(delivery, "CLAIM", 1.0)
+        monkeypatch.setattr(delivery, "RENEWED", 0.3)
+        app = make_inbox_app(eager=False)
         calls: list[str] = []
 
         def slow(sender: Flask, message: MessageReport, **extra: Any) -> None:
@@ -415,7 +432,7 @@ class TestFailures:
         self, make_inbox_app: MakeApp, eager: bool
     ) -> None:
         """It ends as a dead one, and costs none of those that were claimed with it."""
-        app = make_inbox_app(eager=eager, lease=0.05, max_attempts=3)
+        app = make_inbox_app(eager=eager, max_attempts=3)
         calls: list[str] = []
 
         class Killed(KeyboardInterrupt):
@@ -432,9 +449,7 @@ class TestFailures:
         for _ in range(30):
             with suppress(Killed):
                 drain(app)
-            time.sleep(0.06)
-        # Once with the others, then alone as often as it may.
-        assert Counter(calls) == {f"m{number}": 1 for number in range(10)} | {"m3": 4}
+        assert Counter(calls) == {f"m{number}": 1 for number in range(10)} | {"m3": 3}
         assert counts(app) == {"pending": 0, "done": 9, "dead": 1}
         (dead,) = bound_inbox(app).dead()
         assert dead.error == "its last worker did not finish it"
@@ -471,12 +486,14 @@ class TestFailures:
         }
 
     @pytest.mark.slow(reason="waits for leases to end")
-    def test_a_slow_report_received_does_not_outlive_the_lease(
-        self, make_inbox_app: MakeApp
+    def test_a_slow_report_received_does_not_outlive_the_claim(
+        self, make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from flask_ants_dr import report_received
 
-        app = make_inbox_app(lease=0.5)
+        monkeypatch.setattr(delivery, "CLAIM", 0.5)
+        monkeypatch.setattr(delivery, "RENEWED", 0.1)
+        app = make_inbox_app()
         heard = Heard(app)
 
         def slow(sender: Flask, **extra: Any) -> None:
@@ -497,7 +514,7 @@ class TestFailures:
         assert counts(app) == {"pending": 6, "done": 4, "dead": 0}
         with bound_inbox(app).database.begin() as connection:
             tried = select(func.max(messages_table.c.attempts)).where(
-                messages_table.c.state == "pending"
+                messages_table.c.state == "waiting"
             )
             assert connection.scalar(tried) == 0
         assert drain(app) == 6
@@ -577,14 +594,14 @@ class TestUnavailable:
                     lambda: other.execute("ROLLBACK"),
                 )
         else:
-            engines = engines_of(app)
-            with engines[0].connect() as connection:
+            engine = engine_of(app)
+            with engine.connect() as connection:
                 lock = text("LOCK TABLE ants_dr_callbacks IN ACCESS EXCLUSIVE MODE")
                 self.check(app, lambda: connection.execute(lock), connection.rollback)
 
     def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app()
-        engines = engines_of(app)
+        engine = engine_of(app)
         sqlite = inbox_url.startswith("sqlite")
 
         def set_to(value: str) -> Callable[[], None]:
@@ -599,8 +616,7 @@ class TestUnavailable:
                 connection.commit()
 
             def listen() -> None:
-                for engine in engines:
-                    event.listen(engine, "checkout", on_checkout)
+                event.listen(engine, "checkout", on_checkout)
 
             return listen
 
@@ -610,15 +626,14 @@ class TestUnavailable:
     def test_full(self, make_inbox_app: MakeApp) -> None:
         """SQLite has a limit to set; for PostgreSQL it would take a file system of its own."""
         app = make_inbox_app()
-        engines = engines_of(app)
+        engine = engine_of(app)
 
         def set_to(pages: int) -> Callable[[], None]:
             def on_checkout(connection: Any, *args: object) -> None:
                 connection.execute(f"PRAGMA max_page_count = {pages}")
 
             def listen() -> None:
-                for engine in engines:
-                    event.listen(engine, "checkout", on_checkout)
+                event.listen(engine, "checkout", on_checkout)
 
             return listen
 
@@ -628,26 +643,25 @@ class TestUnavailable:
     def test_no_tables(self, inbox_url: str, caplog: pytest.LogCaptureFixture) -> None:
         app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 503
-        assert 'relation "ants_dr_callbacks" does not exist' in caplog.text
+        assert "They are missing: run 'flask ants-dr init-db'." in caplog.text
         bound_inbox(app).database.close()
 
     def test_a_failure_after_the_commit_costs_nothing(self, make_inbox_app: MakeApp) -> None:
-        """The mark fails, the callback is taken, and the message comes again after its lease."""
-        app = make_inbox_app(lease=0.01)
+        """The mark fails, the callback is taken, and the mark is made once the database is back."""
+        app = make_inbox_app()
         heard = Heard(app)
-        engines = engines_of(app)
+        engine = engine_of(app)
 
         def fail(connection: object, cursor: object, statement: str, *args: object) -> None:
             if statement.startswith("UPDATE"):
                 raise OperationalError(statement, {}, Exception("gone"))
 
-        event.listen(engines[1], "before_cursor_execute", fail)
+        event.listen(engine, "before_cursor_execute", fail)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 200
-        event.remove(engines[1], "before_cursor_execute", fail)
-        assert counts(app)["pending"] == 1
-        time.sleep(0.05)
-        drain(app)
-        assert len(heard.messages) == 2
+        event.remove(engine, "before_cursor_execute", fail)
+        wait_for(lambda: counts(app)["done"])
+        assert drain(app) == 0
+        assert len(heard.messages) == 1
         assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
 
@@ -724,7 +738,7 @@ def test_two_blueprints_with_one_url_keep_their_own_timeout(inbox_url: str) -> N
         return Ants(app.test_client()).post(callback(detail()), url=url).status_code
 
     with ThreadPoolExecutor(1) as threads:
-        with engines_of(app)[0].begin() as connection:  # on SQLite that locks it
+        with engine_of(app).begin() as connection:  # on SQLite that locks it
             if not first.is_sqlite:
                 connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks")
             waiting = threads.submit(post, "/patient")
@@ -737,6 +751,7 @@ def test_two_blueprints_with_one_url_keep_their_own_timeout(inbox_url: str) -> N
 NUMBERS = {
     "max_attempts": False,
     "lease": False,
+    "eager_seconds": False,
     "timeout": False,
     "quarantine_days": False,
     "backoff": True,
@@ -794,6 +809,7 @@ def test_the_tables_can_be_part_of_a_hosts_metadata() -> None:
         "ants_dr_callbacks",
         "ants_dr_messages",
         "ants_dr_quarantine",
+        "ants_dr_version",
     }
 
 
@@ -829,27 +845,27 @@ def test_a_claim_that_ended_cannot_be_finished(make_inbox_app: MakeApp) -> None:
     """What its worker found out late does not count against the one that took over."""
     app = make_inbox_app(eager=False)
     Ants(app.test_client()).post(callback(detail()))
-    lease: dict[str, Any] = {"now": time.time() + 1, "until": 0.0}
+    claim: dict[str, Any] = {"now": time.time() + 1, "until": 0.0}
     with bound_inbox(app).database.begin() as connection:
-        (one,) = messages.claim(connection, "ants_dr", token="late", limit=1, **lease)
-        (two,) = messages.claim_unfinished(
-            connection, "ants_dr", token="new", max_attempts=5, **lease
+        (one,) = messages.claim_new(connection, "ants_dr", token="late", limit=1, **claim)
+        again, lost = messages.claim_abandoned(
+            connection, "ants_dr", token="new", max_attempts=5, **claim
         )
-        assert (one.id, one.attempt, two.id, two.attempt) == (one.id, 1, one.id, 1)
-        assert not messages.finish(connection, one.id, "late", state="dead")
-        assert messages.renew(connection, [one.id], "late", 1.0) == set()
-        messages.release(connection, [one.id], "late", 1.0)
-        assert messages.finish(connection, one.id, "new", state="done")
+        (two,) = again
+        assert (two.id, one.attempts, two.attempts, lost) == (one.id, 0, 1, [])
+        outcome = Outcome(one, State.DEAD, 1)
+        assert messages.mark(connection, "late", [outcome], 1.0) == [outcome]
+        messages.renew(connection, ["late"], 1e12)
+        messages.release(connection, "late", [one.id], 1.0)
+        assert messages.mark(connection, "new", [Outcome(two, State.DONE, 2)], 1.0) == []
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
 
 
-def test_a_lease_of_more_messages_than_a_statement_takes_parameters(
-    make_inbox_app: MakeApp,
-) -> None:
+def test_more_messages_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     ids = range(1, 70_000)
     with bound_inbox(app).database.begin() as connection:
-        assert messages.renew(connection, ids, "nobody's", 1.0) == set()
+        messages.release(connection, "nobody's", ids, 1.0)
 
 
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import Replayed
 from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox import quarantine
+from flask_ants_dr.inbox.tables import State
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -167,7 +168,7 @@ def test_a_callback_is_kept_as_long_as_one_of_its_messages(make_inbox_app: MakeA
         assert quarantine.purge(connection, "ants_dr", time.time() + 1) == 1
     assert rows(app, "callbacks") == 1
     with bound_inbox(app).database.begin() as connection:
-        assert messages.purge(connection, "ants_dr", "done", time.time() + 1, 10) == 1
+        assert messages.purge(connection, "ants_dr", State.DONE, time.time() + 1, 10) == 1
     assert rows(app, "callbacks") == 0
 
 

@@ -709,7 +709,12 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     names: dict[str, Any] = {}
     exec((machine / "env.py").read_text("utf-8"), names)
     (metadata,) = names["target_metadata"]
-    assert set(metadata.tables) == {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"}
+    assert set(metadata.tables) == {
+        "ants_dr_callbacks",
+        "ants_dr_messages",
+        "ants_dr_quarantine",
+        "ants_dr_version",
+    }
 
 
 def test_the_backup_of_postgresql(machine: Path, postgresql: Any) -> None:

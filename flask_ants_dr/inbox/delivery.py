@@ -1,0 +1,466 @@
+"""From a claim to its outcomes: attempts one by one, marked in groups, under a claim kept alive."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from ..dispatch import Turns
+from ..errors import InboxUnavailable
+from ..models import DeliveryReport
+from ..models import MessageReport
+from ..signals import Discard
+from ..signals import RetryLater
+from ..signals import message_dead
+from . import messages
+from .masking import describe
+from .masking import trace
+from .messages import Claimed
+from .messages import Outcome
+from .tables import State
+
+if TYPE_CHECKING:
+    from .inbox import BoundInbox
+
+_logger = logging.getLogger(__name__)
+
+#: How many new messages are claimed together, at most.
+BATCH = 500
+#: Seconds after which what a dead process held is another's, and after which a live one renews it.
+CLAIM = 30.0
+RENEWED = 10.0
+#: Seconds from the first outcome of a group to its mark, at most.
+_GROUP = 0.05
+_AGAIN = 0.2
+_LINGERS = 5.0
+
+# Of a circuit breaker: after how many failures in a row it opens, and for how many seconds.
+_FAILURES = 5
+_RESTS = 30.0
+
+_KINDS_OF_ERRORS = 1000
+
+#: What a callback says, and its messages by their keys.
+Loaded = tuple[DeliveryReport, Mapping[str, MessageReport]]
+
+
+class Breaker:
+    """Lets a subscriber rest that failed again and again, so that the others go on at their pace.
+
+    One for each inbox in each process.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures: dict[str, int] = {}
+        self._open_until: dict[str, float] = {}
+
+    def rests(self, name: str) -> float:
+        """For how many seconds a subscriber is to be let rest; 0 where it is to be called.
+
+        When its rest is over one message is tried, and the others wait for what becomes of it.
+        """
+        if name not in self._open_until:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            until = self._open_until.get(name, now)
+            if until > now:
+                return until - now
+            self._open_until[name] = now + _RESTS
+            return 0.0
+
+    def note(self, name: str, *, failed: bool) -> None:
+        """Note what became of a call."""
+        if not failed and name not in self._failures:
+            return
+        with self._lock:
+            if not failed:
+                self._failures.pop(name, None)
+                self._open_until.pop(name, None)
+                return
+            self._failures[name] = self._failures.get(name, 0) + 1
+            if self._failures[name] >= _FAILURES:
+                self._open_until[name] = time.monotonic() + _RESTS
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One that is under way."""
+
+    row: Claimed
+    message: MessageReport | None
+    report: DeliveryReport
+    started: float
+
+
+class Batch:
+    """What one claim holds, until each of its messages has an outcome or is given back."""
+
+    def __init__(
+        self, inbox: BoundInbox, token: str, rows: Sequence[Claimed], turns: Turns
+    ) -> None:
+        self.inbox = inbox
+        self._turns = turns
+        self._token = token
+        self._left = {row.id for row in rows}
+        self._thread = threading.get_ident()
+        self._current: _Attempt | None = None
+        self._outcomes: list[Outcome] = []
+        self._first = 0.0  # when the first of these came
+        self._renewed = time.monotonic()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._is_closing = False
+        self.is_blocked = False
+        """Whether a subscriber took longer for a message than the lease."""
+
+    def begin(self, row: Claimed, message: MessageReport | None, report: DeliveryReport) -> bool:
+        """Begin an attempt; ``False`` where the batch has been given up."""
+        with self._lock:
+            if self.is_blocked:
+                return False
+            self._left.discard(row.id)
+            self._current = _Attempt(row, message, report, time.monotonic())
+        return True
+
+    def end(self, outcome: Outcome) -> None:
+        """Take what became of it: to be marked at once if it failed, else with its group.
+
+        :raises InboxUnavailable: the database failed. It will be tried again.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if self.is_blocked:
+                return
+            self._current = None
+            if not self._outcomes:
+                self._first = now
+            self._outcomes.append(outcome)
+        if outcome.error is not None or now - self._first >= _GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Mark what has an outcome.
+
+        :raises InboxUnavailable: the database failed. It will be tried again.
+        """
+        with self._writing:
+            with self._lock:
+                outcomes, self._outcomes = self._outcomes, []
+            if not outcomes:
+                return
+            try:
+                with self.inbox.database.begin(durable=False) as connection:
+                    late = messages.mark(connection, self._token, outcomes, time.time())
+            except InboxUnavailable:
+                with self._lock:
+                    self._outcomes = outcomes + self._outcomes
+                raise
+        for one in late:
+            _logger.warning(
+                "%s: message %d was taken for left by a dead process, and dispatched again",
+                self.inbox.source,
+                one.message.id,
+            )
+
+    def close(self) -> None:
+        """Mark what has an outcome, and give the rest back.
+
+        :raises InboxUnavailable: the database failed. The keeper tries again until it works.
+        """
+        self._is_closing = True
+        self.flush()
+        with self._lock:
+            left = [*self._left, *([self._current.row.id] if self._current else [])]
+            self._left, self._current = set(), None
+        if left:
+            try:
+                with self.inbox.database.begin(durable=False) as connection:
+                    messages.release(connection, self._token, left, time.time())
+            except InboxUnavailable:
+                with self._lock:
+                    self._left = set(left)
+                raise
+        _keeper.remove(self)
+
+    def keep(self) -> None:
+        """What the keeper does again and again.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        now = time.monotonic()
+        if self._is_closing:
+            if now - self._first >= _AGAIN:
+                self._first = now
+                self.close()
+            return
+        current = self._current
+        if current and now - current.started > self.inbox.options.lease:
+            self._give_up(current)
+            return
+        if self._outcomes and now - self._first >= _GROUP:
+            self.flush()
+        if now - self._renewed >= RENEWED:
+            self._renewed = now
+            with self.inbox.database.begin(durable=False) as connection:
+                messages.renew(connection, [self._token], time.time() + CLAIM)
+
+    def _give_up(self, attempt: _Attempt) -> None:
+        """A subscriber does not return: its message has failed, and the others are given back."""
+        with self._lock:
+            if self._current is not attempt:
+                return
+            self.is_blocked, self._current = True, None
+        lease = self.inbox.options.lease
+        row, message, report = attempt.row, attempt.message, attempt.report
+        error = TimeoutError(f"it took longer than the lease of {lease:g} s")
+        name = self._turns.current
+        outcome = failed(self.inbox, row, message, report, {name: error}, row.had_by)
+        with self._lock:
+            self._outcomes.append(outcome)
+        self.inbox.blocked.add(self._thread)
+        tell_of_dead(self.inbox, outcome, message, report)
+        self.close()
+
+
+class _Keeper:
+    """One thread for each process, which keeps what its batches hold."""
+
+    def __init__(self) -> None:
+        self._batches: set[Batch] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._sleeps = False
+
+    def add(self, batch: Batch) -> None:
+        with self._changed:
+            self._batches.add(batch)
+            # After a fork it is the parent's.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._keep, name="ants-dr-keeper", daemon=True
+                )
+                self._thread.start()
+            elif self._sleeps:
+                self._changed.notify()
+
+    def remove(self, batch: Batch) -> None:
+        with self._changed:
+            self._batches.discard(batch)
+
+    def _keep(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(_GROUP / 2)
+            with self._changed:
+                batches = list(self._batches)
+                if not batches and time.monotonic() - idle_since > _LINGERS:
+                    self._sleeps = True
+                    self._changed.wait()
+                    self._sleeps = False
+                    batches = list(self._batches)
+            for batch in batches:
+                idle_since = time.monotonic()
+                try:
+                    batch.keep()
+                except InboxUnavailable:
+                    pass  # logged, and tried again
+                except Exception:
+                    _logger.exception("%s: what is claimed could not be kept", batch.inbox.source)
+            del batches
+
+
+_keeper = _Keeper()
+
+
+def dispatch(
+    inbox: BoundInbox,
+    token: str,
+    rows: Sequence[Claimed],
+    load: Callable[[int], Loaded],
+    stop: Callable[[], bool],
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Dispatch claimed messages one by one, and mark what becomes of them.
+
+    :param load: reads a stored callback.
+    :param before: what is to be done first, under the claim.
+    :param stop: asked before each message; those that were not begun are given back.
+    :raises InboxUnavailable: the database failed. What has an outcome is marked, and what has not
+        begun is given back, as soon as it works again.
+    """
+    if not rows:
+        before()
+        return
+    turns = Turns(inbox.app)
+    batch = Batch(inbox, token, rows, turns)
+    _keeper.add(batch)
+    try:
+        before()
+        for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
+            together = list(group)
+            report, by_key = load(callback_id)
+            claimed = tuple(by_key[row.key] for row in together if row.key in by_key)
+            report = replace(report, messages=claimed)
+            for row in together:
+                message = by_key.get(row.key)
+                if stop() or not batch.begin(row, message, report):
+                    return
+                try:
+                    outcome = attempt(inbox, turns, row, message, report)
+                except BaseException:  # KeyboardInterrupt, GeneratorExit
+                    batch.end(unfinished(inbox, row))
+                    raise
+                batch.end(outcome)
+                if outcome.state is State.DEAD and not batch.is_blocked:
+                    tell_of_dead(inbox, outcome, message, report)
+    finally:
+        batch.close()
+
+
+def attempt(
+    inbox: BoundInbox,
+    turns: Turns,
+    row: Claimed,
+    message: MessageReport | None,
+    report: DeliveryReport,
+) -> Outcome:
+    """Give each subscriber that has not had a message its turn; nothing is written.
+
+    :param message: ``None`` where the stored callback no longer has it.
+    """
+    if message is None:
+        error = LookupError("the configuration in force does not find it in its callback")
+        return failed(inbox, row, message, report, {"": error}, row.had_by)
+    had_by = row.had_by
+    errors: dict[str, Exception] = {}
+    waits: list[tuple[float, str]] = []
+    arguments = {"message": message, "report": report}
+    turns.failures.clear()
+    try:
+        with inbox.app.app_context(), turns:
+            for listener in turns.of_message(message):
+                name = listener.name
+                if name in row.had_by:
+                    continue
+                if rest := inbox.breaker.rests(name):
+                    waits.append((rest, name))
+                    continue
+                raised = turns.call(listener, arguments)
+                if isinstance(raised, RetryLater):
+                    waits.append((raised.seconds, name))
+                elif raised is None or isinstance(raised, Discard):
+                    had_by += (name,)
+                    inbox.breaker.note(name, failed=False)
+                else:
+                    errors[name] = raised
+                    inbox.breaker.note(name, failed=True)
+    except Exception as error:  # of the host's teardown functions
+        errors[""] = error
+    for other in turns.failures:  # of teardown functions after a failure
+        if other not in errors.values() and not isinstance(other, RetryLater | Discard):
+            errors[""] = other
+    if errors:
+        return failed(inbox, row, message, report, errors, had_by)
+    if waits:
+        seconds, name = min(waits)
+        # To the tenth of a second, so that those that wait for the same are marked together.
+        due_at = round(time.time() + seconds, 1)
+        return Outcome(row, State.WAITING, row.attempts, due_at, had_by, failed_by=name)
+    return Outcome(row, State.DONE, row.attempts + 1)
+
+
+def failed(
+    inbox: BoundInbox,
+    row: Claimed,
+    message: MessageReport | None,
+    report: DeliveryReport,
+    errors: Mapping[str, Exception],
+    had_by: tuple[str, ...],
+) -> Outcome:
+    """The outcome of an attempt in which subscribers raised, by their names."""
+    options = inbox.options
+    attempts = row.attempts + 1
+    name = next(iter(errors))
+    text = describe(errors.values(), message, report)
+    if attempts >= options.max_attempts:
+        outcome = Outcome(row, State.DEAD, attempts, 0.0, had_by, name, text)
+        next_one = "it is dead"
+    else:
+        # Exponential backoff with full jitter.
+        longest = min(options.max_backoff, options.backoff * 2.0 ** min(attempts - 1, 50))
+        delay = random.uniform(0, longest)  # noqa: S311
+        outcome = Outcome(row, State.WAITING, attempts, time.time() + delay, had_by, name, text)
+        next_one = f"the next one in {delay:.0f} s"
+    bulk, to = report.bulk_id, message.to if message else None
+    _logger.error(
+        "%s: message %d (bulk %s, to ***%s) failed at %s, attempt %d of %d, %s: %s%s",
+        inbox.source,
+        row.id,
+        ascii(bulk[:200]) if bulk else "-",
+        ascii((to or "")[-4:])[1:-1],
+        name or "the end of its context",
+        attempts,
+        options.max_attempts,
+        next_one,
+        text,
+        "".join(_first_traces(inbox, errors)),
+    )
+    return outcome
+
+
+def unfinished(inbox: BoundInbox, row: Claimed) -> Outcome:
+    """The outcome of an attempt that ended its thread: it counts, because it may do so again."""
+    attempts = row.attempts + 1
+    is_dead = attempts >= inbox.options.max_attempts
+    state = State.DEAD if is_dead else State.WAITING
+    return Outcome(row, state, attempts, time.time(), row.had_by, None, messages.LOST)
+
+
+def tell_of_dead(
+    inbox: BoundInbox,
+    outcome: Outcome,
+    message: MessageReport | None,
+    report: DeliveryReport | None,
+) -> None:
+    """Send :data:`~flask_ants_dr.message_dead`, where an outcome says so."""
+    if outcome.state is not State.DEAD:
+        return
+    with suppress(Exception), inbox.app.app_context(), Turns(inbox.app) as turns:
+        turns.send(
+            message_dead,
+            message=message,
+            report=report if message else None,
+            error=outcome.error,
+            attempts=outcome.attempts,
+            source=inbox.source,
+            id=outcome.message.id,
+        )
+        for error in turns.failures:
+            _logger.error("%s: a subscriber raised\n%s", inbox.source, trace(error))
+
+
+def _first_traces(inbox: BoundInbox, errors: Mapping[str, Exception]) -> Iterable[str]:
+    """Where errors were raised, the first time for errors of their kind."""
+    for name, error in errors.items():
+        last = error.__traceback__
+        while last and last.tb_next:
+            last = last.tb_next
+        place = (last.tb_frame.f_code.co_filename, last.tb_lineno) if last else None
+        kind = name, type(error), place
+        if kind not in inbox.kinds_of_errors:
+            if len(inbox.kinds_of_errors) < _KINDS_OF_ERRORS:
+                inbox.kinds_of_errors.add(kind)
+            yield f"\n{trace(error)}"

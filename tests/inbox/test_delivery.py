@@ -1,0 +1,391 @@
+"""Attempts and their outcomes: who is called again, who is let rest, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from flask_ants_dr import Discard
+from flask_ants_dr import MessageReport
+from flask_ants_dr import RetryLater
+from flask_ants_dr import message_delivered
+from flask_ants_dr import message_reported
+from flask_ants_dr.errors import InboxUnavailable
+from flask_ants_dr.inbox import messages as statements
+from flask_ants_dr.inbox.delivery import Breaker
+from flask_ants_dr.inbox.tables import messages
+from flask_ants_dr.inbox.worker import work
+from flask_ants_dr.testing import record_signals
+from kit import Ants
+from kit import MakeApp
+from kit import bound_inbox
+from kit import callback
+from kit import counts
+from kit import detail
+from kit import drain
+from kit import many
+from servers import wait_for
+
+
+@pytest.fixture(params=[True, False], ids=["eager", "worker"])
+def eager(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def post(app: Flask, body: Any) -> None:
+    """Post a callback and have it dispatched."""
+    assert Ants(app.test_client()).post(body).status_code == 200
+    drain(app)
+
+
+def test_a_subscriber_that_returned_is_not_called_again(
+    make_inbox_app: MakeApp, eager: bool
+) -> None:
+    app = make_inbox_app(eager=eager, backoff=0)
+    calls: list[tuple[str, str]] = []
+
+    def good(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls.append(("good", message.message_id))
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls.append(("failing", message.message_id))
+        if calls.count(("failing", message.message_id)) <= 1:
+            raise LookupError
+
+    def last(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls.append(("last", message.message_id))
+
+    message_reported.connect(good, sender=app)
+    message_reported.connect(failing, sender=app)
+    message_delivered.connect(last, sender=app)
+    post(app, many(3))
+    assert calls[:3] == [("good", "m0"), ("failing", "m0"), ("last", "m0")]
+    expected = {("good", f"m{number}"): 1 for number in range(3)}
+    expected |= {("failing", f"m{number}"): 2 for number in range(3)}
+    expected |= {("last", f"m{number}"): 1 for number in range(3)}
+    assert Counter(calls) == expected
+    assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+
+
+def test_two_subscribers_of_one_name_are_two(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(backoff=0)
+    calls: Counter[int] = Counter()
+
+    def make(number: int, failures: int) -> Callable[..., None]:
+        def subscriber(sender: Flask, **extra: Any) -> None:
+            calls[number] += 1
+            if calls[number] <= failures:
+                raise LookupError
+
+        message_reported.connect(subscriber, sender=app, weak=False)
+        return subscriber
+
+    subscribers = [make(0, 0), make(1, 2), make(2, 0)]
+    Ants(app.test_client()).post(callback(detail()))
+    drain(app)
+    assert calls == {0: 1, 1: 3, 2: 1}
+    for one in subscribers:
+        message_reported.disconnect(one, sender=app)
+
+
+def test_retry_later_and_discard(
+    make_inbox_app: MakeApp, eager: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_inbox_app(eager=eager, max_attempts=1)
+    calls: Counter[str] = Counter()
+
+    def later(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls["later"] += 1
+        if calls["later"] <= 3:
+            raise RetryLater(0)
+
+    def discarding(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls["discarding"] += 1
+        raise Discard("no such order")
+
+    message_reported.connect(later, sender=app)
+    message_reported.connect(discarding, sender=app)
+    post(app, callback(detail()))
+    wait_for(lambda: (drain(app), counts(app)["done"])[1])
+    assert calls == {"later": 4, "discarding": 1}
+    assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+    assert caplog.messages == []
+
+
+def test_it_waits_for_as_long_as_it_is_asked_to(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+
+    def later(sender: Flask, **extra: Any) -> None:
+        raise RetryLater(1000)
+
+    message_reported.connect(later, sender=app)
+    Ants(app.test_client()).post(callback(detail()))
+    assert drain(app) == 0
+    assert counts(app) == {"pending": 1, "done": 0, "dead": 0}
+
+
+def test_without_an_inbox_a_message_can_be_discarded(app: Flask, ants: Ants) -> None:
+    def discarding(sender: Flask, **extra: Any) -> None:
+        raise Discard
+
+    message_reported.connect(discarding, sender=app)
+    assert ants.post(callback(detail())).status_code == 200
+
+
+def test_a_subscriber_that_is_down_lets_the_others_go_on(make_inbox_app: MakeApp) -> None:
+    """It is called five times, and then let rest; what it has not had waits for it."""
+    app = make_inbox_app(eager=False, backoff=0)
+    rows: list[str] = []
+    asked: list[str] = []
+
+    def writes(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        rows.append(message.message_id)
+
+    def is_down(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        asked.append(message.message_id)
+        raise ConnectionError
+
+    message_reported.connect(writes, sender=app)
+    message_reported.connect(is_down, sender=app)
+    ants = Ants(app.test_client())
+    ants.post(many(40))
+    drain(app)
+    assert rows == [f"m{number}" for number in range(40)]
+    assert len(asked) == 5
+    ants.post(callback(detail(messageId="late")))
+    drain(app)
+    assert rows[40:] == ["late"]
+    assert counts(app) == {"pending": 41, "done": 0, "dead": 0}
+    status = bound_inbox(app).status()
+    (retrying,) = status["retrying"]
+    assert retrying["failed_by"].endswith("is_down")
+    assert (retrying["count"], retrying["error"]) == (41, "ConnectionError: ")
+    assert (status["new"], status["pending"]) == (0, 41)
+
+
+def test_the_circuit_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    breaker = Breaker()
+    for _ in range(4):
+        breaker.note("a", failed=True)
+    assert breaker.rests("a") == 0
+    breaker.note("a", failed=False)
+    for _ in range(5):
+        assert breaker.rests("a") == 0
+        breaker.note("a", failed=True)
+    assert breaker.rests("a") == 30
+    assert breaker.rests("b") == 0
+    now += 29
+    assert breaker.rests("a") == 1
+    now += 1
+    assert breaker.rests("a") == 0  # one is tried
+    assert breaker.rests("a") == 30  # and the others wait for it
+    breaker.note("a", failed=True)
+    now += 30
+    assert breaker.rests("a") == 0
+    breaker.note("a", failed=False)
+    assert breaker.rests("a") == 0
+    assert breaker.rests("a") == 0
+
+
+def test_new_messages_come_before_retries(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, backoff=0, max_attempts=1000)
+    calls: list[str] = []
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls.append(message.message_id)
+        if len(calls) <= 4:
+            raise LookupError
+
+    message_reported.connect(subscriber, sender=app)
+    ants, inbox = Ants(app.test_client()), bound_inbox(app)
+    ants.post(many(4))
+    assert inbox.take() == 4
+    ants.post(callback(detail(messageId="new"), detail(messageId="newer")))
+    assert inbox.take() == 3
+    assert calls[4:6] == ["new", "newer"]
+    assert calls[6] in {"m0", "m1", "m2", "m3"}
+    assert inbox.take() == 1
+
+
+def test_eager_dispatch_ends_in_time(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager_seconds=0.2)
+    heard: list[str] = []
+
+    def slow(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        heard.append(message.message_id)
+        time.sleep(0.05)
+
+    message_reported.connect(slow, sender=app)
+    assert Ants(app.test_client()).post(many(50)).get_json()["accepted"] == 50
+    in_request = len(heard)
+    assert 0 < in_request < 50
+    assert counts(app) == {"pending": 50 - in_request, "done": in_request, "dead": 0}
+    message_reported.disconnect(slow, sender=app)
+    assert drain(app) == 50 - in_request
+
+
+def test_message_dead(make_inbox_app: MakeApp, eager: bool) -> None:
+    app = make_inbox_app(eager=eager, backoff=0, max_attempts=2)
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        if message.message_id == "m1":
+            raise LookupError(f"no order for {message.to}")
+
+    message_reported.connect(failing, sender=app)
+    with record_signals(app) as heard:
+        post(app, many(3, to="66898887777"))
+    assert [one.message_id for one in heard.dead if one] == ["m1"]
+    (dead,) = bound_inbox(app).dead()
+    assert (dead.attempts, dead.error) == (2, "LookupError: no order for ***")
+    assert dead.failed_by
+    assert dead.failed_by.endswith("failing")
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+def test_errors_that_are_no_exceptions_end_no_worker(
+    make_inbox_app: MakeApp, error: type[BaseException]
+) -> None:
+    app = make_inbox_app(eager=False, backoff=1000)
+    heard: list[str] = []
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        if message.message_id == "m1":
+            raise error
+
+    def other(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        heard.append(message.message_id)
+
+    message_reported.connect(failing, sender=app)
+    message_reported.connect(other, sender=app)
+    Ants(app.test_client()).post(many(50))
+    drain(app)
+    assert len(heard) == 50
+    assert counts(app) == {"pending": 1, "done": 49, "dead": 0}
+
+
+def test_a_short_failure_of_the_database(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was dispatched is marked, and what was not begun is given back, once it works again."""
+    app = make_inbox_app(eager=False)
+    heard: list[str] = []
+    is_down = threading.Event()
+    for name in ("mark", "release"):
+        whole = getattr(statements, name)
+
+        def failing(*args: Any, _whole: Callable[..., Any] = whole) -> Any:
+            if is_down.is_set():
+                raise InboxUnavailable("gone")
+            return _whole(*args)
+
+        monkeypatch.setattr(statements, name, failing)
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        heard.append(message.message_id)
+        if message.message_id == "m5":
+            is_down.set()
+            time.sleep(0.06)  # more than a group waits
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(50))
+    with pytest.raises(InboxUnavailable):
+        bound_inbox(app).take()
+    assert heard == [f"m{number}" for number in range(6)]
+    is_down.clear()
+    wait_for(lambda: (drain(app), counts(app)["done"] == 50)[1])
+    assert Counter(heard) == {f"m{number}": 1 for number in range(50)}
+
+
+def test_a_group_is_marked_while_a_subscriber_runs(make_inbox_app: MakeApp) -> None:
+    """At the latest 50 ms after its first, whatever the next one does."""
+    app = make_inbox_app(eager=False)
+    go_on = threading.Event()
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        if message.message_id == "m3":
+            assert go_on.wait(30)
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(5))
+    thread = threading.Thread(target=bound_inbox(app).take)
+    thread.start()
+    wait_for(lambda: counts(app)["done"] == 3)
+    go_on.set()
+    thread.join()
+    assert counts(app)["done"] == 5
+
+
+@pytest.mark.slow(reason="waits for a lease to end")
+def test_a_worker_whose_thread_is_blocked(make_inbox_app: MakeApp) -> None:
+    """It finishes what it has in hand and says so, and its next process does the rest."""
+    app = make_inbox_app(eager=False, lease=0.3, backoff=1000)
+    heard: list[str] = []
+    never = threading.Event()
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        if message.message_id == "m0":
+            never.wait(60)
+        heard.append(message.message_id)
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(12))
+    stop, inbox = threading.Event(), bound_inbox(app)
+    is_blocked = work([inbox], concurrency=2, poll=0.05, once=False, stop=stop)
+    assert is_blocked
+    inbox.blocked.clear()  # as in a new process
+    assert not work([inbox], concurrency=1, poll=0.05, once=True, stop=threading.Event())
+    assert sorted(heard) == sorted(f"m{number}" for number in range(1, 12))
+    assert counts(app) == {"pending": 1, "done": 11, "dead": 0}
+    stop.set()
+    never.set()
+    others = {"ants-dr-0", "ants-dr-1"}
+    wait_for(lambda: others.isdisjoint(one.name for one in threading.enumerate()))
+
+
+def test_the_log_of_failures(make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    """One traceback for errors of a kind, then a line each that says which message it was."""
+    app = make_inbox_app(eager=False, max_attempts=3)
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        raise LookupError
+
+    message_reported.connect(failing, sender=app)
+    Ants(app.test_client()).post(many(3, to="66898887777"))
+    drain(app)
+    first, *others = [one for one in caplog.messages if "failed at" in one]
+    assert "raise LookupError\nLookupError" in first
+    assert len(others) == 2
+    for line in others:
+        assert re.match(r"ants_dr: message [1-3] \(bulk 'b', to \*\*\*7777\) failed at ", line)
+        assert "failing, attempt 1 of 3, the next one in " in line
+        assert "\n" not in line
+
+
+def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    heard: list[str] = []
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        heard.append(message.message_id)
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(3))
+    inbox = bound_inbox(app)
+    with inbox.database.begin(writes=False) as connection:
+        chosen = select(messages.c.id).where(messages.c.position == 1)
+        (id,) = connection.scalars(chosen)
+    assert inbox.redeliver([id]) == 1
+    assert inbox.redeliver([id]) == 0
+    drain(app)
+    assert heard == ["m0", "m1", "m2", "m1"]

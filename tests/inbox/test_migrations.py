@@ -1,0 +1,134 @@
+"""Tables of older and newer releases."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+from sqlalchemy import inspect
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import migrations
+from flask_ants_dr.inbox.tables import VERSION
+from flask_ants_dr.inbox.tables import metadata
+from kit import Ants
+from kit import Heard
+from kit import MakeApp
+from kit import bound_inbox
+from kit import callback
+from kit import counts
+from kit import detail
+from kit import drain
+from kit import make_app
+from kit import many
+
+# As the release made them that had no version yet.
+FIRST = """
+CREATE TABLE ants_dr_callbacks (
+    id INTEGER NOT NULL PRIMARY KEY, source TEXT NOT NULL, content_type TEXT NOT NULL,
+    url_variables TEXT NOT NULL, query TEXT NOT NULL, body BLOB NOT NULL, received_at FLOAT NOT NULL
+);
+CREATE TABLE ants_dr_messages (
+    id INTEGER NOT NULL PRIMARY KEY, callback_id INTEGER NOT NULL REFERENCES ants_dr_callbacks (id),
+    source TEXT NOT NULL, key TEXT NOT NULL UNIQUE, position INTEGER NOT NULL, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL, due_at FLOAT NOT NULL, claim TEXT, error TEXT, finished_at FLOAT
+);
+CREATE INDEX ix_ants_dr_messages_callback_id ON ants_dr_messages (callback_id);
+CREATE INDEX ix_ants_dr_messages_waiting ON ants_dr_messages (source, due_at, callback_id, position)
+    WHERE state = 'pending' AND claim IS NULL;
+CREATE INDEX ix_ants_dr_messages_claimed ON ants_dr_messages (source, due_at)
+    WHERE state = 'pending' AND claim IS NOT NULL;
+CREATE INDEX ix_ants_dr_messages_finished ON ants_dr_messages (source, state, finished_at)
+    WHERE state != 'pending';
+CREATE TABLE ants_dr_quarantine (
+    id INTEGER NOT NULL PRIMARY KEY, callback_id INTEGER NOT NULL REFERENCES ants_dr_callbacks (id),
+    source TEXT NOT NULL, key TEXT NOT NULL UNIQUE, position INTEGER, error TEXT NOT NULL,
+    quarantined_at FLOAT NOT NULL
+);
+CREATE INDEX ix_ants_dr_quarantine_callback_id ON ants_dr_quarantine (callback_id);
+"""
+
+
+def as_it_was(path: Path) -> None:
+    """A database of the first release, with messages in every state, of a URL with a query."""
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(eager=False)),
+        ANTS_DR_INBOX_URL=f"sqlite:///{path}.new",
+    )
+    Ants(app.test_client()).post(many(5))
+    bound_inbox(app).database.close()
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST)
+        old.execute("ATTACH ? AS new", (f"{path}.new",))
+        old.execute("INSERT INTO ants_dr_callbacks SELECT * FROM new.ants_dr_callbacks")
+        old.execute('UPDATE ants_dr_callbacks SET query = \'{"order": "41"}\'')
+        old.execute(
+            "INSERT INTO ants_dr_messages SELECT id, callback_id, source, key, position, 'pending',"
+            " attempts, due_at, NULL, NULL, NULL FROM new.ants_dr_messages"
+        )
+        for position, change in enumerate(
+            (
+                "claim = NULL",
+                "claim = 'of a dead process', due_at = 1.0",
+                "attempts = 2, error = 'LookupError'",
+                "state = 'done', attempts = 1, finished_at = 2.0",
+                "state = 'dead', attempts = 20, finished_at = 3.0, error = 'LookupError'",
+            )
+        ):
+            old.execute(f"UPDATE ants_dr_messages SET {change} WHERE position = {position}")
+        old.commit()
+
+
+def test_a_file_of_the_first_release_is_upgraded_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.sqlite3"
+    as_it_was(path)
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(eager=False)), ANTS_DR_INBOX_URL=f"sqlite:///{path}"
+    )
+    heard = Heard(app)
+    assert counts(app) == {"pending": 3, "done": 1, "dead": 1}
+    drain(app)
+    assert sorted(message.message_id for message in heard.messages) == ["m0", "m1", "m2"]
+    assert bound_inbox(app).retry() == 1
+    drain(app)
+    assert heard.messages[-1].message_id == "m4"
+    assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+    with bound_inbox(app).database.begin(writes=False) as connection:
+        migrations.check_version(connection)
+        indexes = {one["name"] for one in inspect(connection).get_indexes("ants_dr_messages")}
+    bound_inbox(app).database.close()
+    engine = create_engine(f"sqlite:///{tmp_path}/made.sqlite3")
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        made = {one["name"] for one in inspect(connection).get_indexes("ants_dr_messages")}
+    engine.dispose()
+    assert indexes == made
+
+
+def test_the_version_is_the_latest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == VERSION
+
+
+@pytest.mark.parametrize(
+    ("found", "cure"),
+    [("0001", "run 'flask ants-dr init-db'"), ("9999", "install that release here, too")],
+)
+def test_tables_of_another_version(
+    make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture, found: str, cure: str
+) -> None:
+    app = make_inbox_app()
+    database = bound_inbox(app).database
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE ants_dr_version SET version_num = '{found}'")
+    database._is_current = False  # as in a new process
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 503
+    assert f"They are of version {found}" in caplog.text
+    assert cure in caplog.text
