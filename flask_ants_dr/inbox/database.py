@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from math import ceil
 from pathlib import Path
+from socket import SHUT_RDWR
+from socket import socket
+from sqlite3 import OperationalError
 from threading import Lock
+from threading import Timer
 from typing import Any
+from typing import Self
 
 from sqlalchemy import JSON
 from sqlalchemy import URL
@@ -35,6 +42,7 @@ from sqlalchemy import select
 from sqlalchemy import true
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
@@ -98,6 +106,7 @@ class Database:
         self._timeout = timeout
         self._engine: Engine | None = None
         self._is_current = False
+        self._file: tuple[int, int] | None = None
         self._opening = Lock()
         self._process = os.getpid()
 
@@ -108,6 +117,7 @@ class Database:
         """
         with self.begin(is_current=False) as connection:
             migrate(connection)
+        self._is_current = True
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -124,26 +134,25 @@ class Database:
             a process: marking what was dispatched.
         :param writes: ``False`` for reading, which on SQLite then waits for nobody and keeps nobody
             waiting.
-        :param is_current: whether the tables have to be this release's.
-        :raises InboxUnavailable: the database cannot do it. Nothing of it is stored.
+        :param is_current: ``False`` for what makes the tables this release's, and takes its time.
+        :raises InboxUnavailable: the database cannot do it within ``timeout``. Nothing of it is
+            stored.
         """
+        options = {
+            "ants_dr_durable": durable,
+            "ants_dr_writes": writes,
+            "ants_dr_slow": not is_current,
+        }
+        ends = time.monotonic() + self._timeout
         try:
-            with self._opening:
-                if self._engine is None:
-                    self._engine = self._open()
-                    # With its application, of which a host's tests make many: Python warns of
-                    # connections that nobody closes.
-                    closing = weakref.finalize(self, _close, self._engine, os.getpid())
-                    closing.atexit = False
-                elif self._process != os.getpid():
-                    # Forked after it was used: the connections are the parent's.
-                    self._engine.dispose(close=False)
-                self._process = os.getpid()
-            options = {"ants_dr_durable": durable, "ants_dr_writes": writes}
-            with self._engine.execution_options(**options).begin() as connection:
-                if is_current and not self._is_current:
-                    check_version(connection)
-                    self._is_current = True
+            engine = self._opened().execution_options(**options)
+            if self.is_sqlite:
+                self._check_file()
+            if is_current and not self._is_current:
+                self._make_current(engine)
+            with _connected(
+                engine, ends if is_current and not self.is_sqlite else None
+            ) as connection:
                 yield connection
         except WrongVersion as error:
             _logger.error("the inbox's tables: %s", error)
@@ -151,6 +160,8 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
+            if time.monotonic() >= ends:
+                reason = f"no answer within {self._timeout:g} s ({reason})"
             name = type(error).__name__
             _logger.error("the inbox's database failed: %s: %s", name, printable(reason))
             raise InboxUnavailable(
@@ -158,19 +169,60 @@ class Database:
                 headers={"Retry-After": str(RETRY_AFTER)},
             ) from None
 
-    def _open(self) -> Engine:
+    def _opened(self) -> Engine:
+        with self._opening:
+            if self._engine is None:
+                self._engine = self._make_engine()
+                # With its application, of which a host's tests make many: Python warns of
+                # connections that nobody closes.
+                closing = weakref.finalize(self, _close, self._engine, os.getpid())
+                closing.atexit = False
+            elif self._process != os.getpid():
+                # Forked after it was used: the connections are the parent's.
+                self._engine.dispose(close=False)
+            self._process = os.getpid()
+            return self._engine
+
+    def _check_file(self) -> None:
+        """:raises OSError: the file that was opened is no longer there."""
+        if self._file is None:
+            return
+        with suppress(OSError):
+            found = os.stat(self.url.database or "")
+            if (found.st_dev, found.st_ino) == self._file:
+                return
+        self._file, self._is_current = None, False
+        self.close()
+        raise OSError("the file was deleted or exchanged while it was open")
+
+    def _make_current(self, engine: Engine) -> None:
+        """Look whether the tables are this release's; SQLite's are made so.
+
+        Not under a lock: whoever has to wait for the database waits beside the others.
+        """
+        try:
+            with engine.execution_options(ants_dr_writes=False).begin() as connection:
+                check_version(connection)
+        except WrongVersion:
+            if not self.is_sqlite:
+                raise
+            # One machine and nothing to install: neither is there a step to forget.
+            with engine.execution_options(ants_dr_writes=True).begin() as connection:
+                migrate(connection)
+        if self.is_sqlite:
+            found = os.stat(self.url.database or "")
+            self._file = found.st_dev, found.st_ino
+        self._is_current = True
+
+    def _make_engine(self) -> Engine:
         options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
         if self.is_sqlite:
-            # One machine and nothing to install: neither is there a step to forget.
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
             engine = create_engine(self.url, **options)
-            event.listen(engine, "connect", _set_up_sqlite)
+            event.listen(engine, "connect", partial(_set_up_sqlite, self._timeout))
             event.listen(engine, "begin", _begin_sqlite)
-            with engine.begin() as connection:
-                migrate(connection)
             return engine
-        options["pool_pre_ping"] = True
         driver = self.url.get_driver_name()
         if driver in {"psycopg", "psycopg2"}:
             options["connect_args"] = {"connect_timeout": max(2, ceil(self._timeout))}
@@ -180,6 +232,60 @@ class Database:
         engine = create_engine(self.url, **options)
         event.listen(engine, "begin", partial(_begin_postgresql, round(self._timeout * 1000)))
         return engine
+
+
+@contextmanager
+def _connected(engine: Engine, ends: float | None) -> Iterator[Connection]:
+    """A transaction that ends by a time, whatever the server does or does not."""
+    for is_second in (False, True):
+        started = time.monotonic()
+        connection = engine.connect()
+        with connection, _Deadline(connection, ends) as deadline:
+            try:
+                transaction = connection.begin()
+            except DBAPIError as error:
+                # One of the pool that the server has closed since. (A ping before each use would
+                # cost a round trip, and wait for a server that does not answer.)
+                is_stale = error.connection_invalidated and not deadline.is_over
+                if is_second or not is_stale or time.monotonic() - started > 1:
+                    raise
+                continue
+            with transaction:
+                yield connection
+            return
+
+
+class _Deadline:
+    """Cuts the connection to a server that does not answer in time, on our side."""
+
+    def __init__(self, connection: Connection, ends: float | None) -> None:
+        self.is_over = False
+        self._lock = Lock()
+        self._has_ended = False
+        driver_connection: Any = connection.connection.driver_connection
+        self._fileno = getattr(driver_connection, "fileno", None) if ends else None
+        left = max(0.0, (ends or 0.0) - time.monotonic())
+        self._timer = Timer(left, self._cut) if self._fileno else None
+
+    def __enter__(self) -> Self:
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer:
+            with self._lock:
+                self._has_ended = True
+            self._timer.cancel()
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._has_ended or self._fileno is None:
+                return
+            self.is_over = True
+            with suppress(OSError), socket(fileno=os.dup(self._fileno())) as connected:
+                connected.shutdown(SHUT_RDWR)
 
 
 def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -237,8 +343,17 @@ def _close(engine: Engine, process: int) -> None:
         engine.dispose()
 
 
-def _set_up_sqlite(connection: Any, record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+def _set_up_sqlite(timeout: float, connection: Any, record: object) -> None:
+    ends = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except OperationalError:
+            # For a new file SQLite does not wait until another process has done so.
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(0.01)
     connection.execute("PRAGMA foreign_keys=ON")
 
 
@@ -252,8 +367,11 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _begin_postgresql(milliseconds: int, connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("ants_dr_slow"):
+        return
     # Of this transaction alone, because behind a pooler the connection is others', too.
-    durable = connection.get_execution_options().get("ants_dr_durable", True)
+    durable = options.get("ants_dr_durable", True)
     own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
     connection.exec_driver_sql(
         f"SELECT set_config('lock_timeout', '{milliseconds}', true),"

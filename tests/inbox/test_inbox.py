@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -46,6 +47,7 @@ from flask_ants_dr.inbox.messages import Claimed
 from flask_ants_dr.inbox.messages import Outcome
 from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages as messages_table
+from kit import TESTS
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -945,3 +947,85 @@ def test_what_cannot_be_read_tells_messages_apart(
     for body in [*bodies, *bodies]:
         assert Ants(app.test_client()).post(body).status_code == 200
     assert rows(app) == len(bodies)
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("change", ["deleted", "exchanged"])
+def test_a_file_that_is_deleted_or_exchanged(
+    make_inbox_app: MakeApp, inbox_url: str, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    """It is noticed by the next callback, and the one after that is stored in the new file."""
+    app = make_inbox_app(eager=False)
+    ants, path = Ants(app.test_client()), Path(inbox_url.removeprefix("sqlite:///"))
+    assert ants.post(callback(detail(messageId="0"))).status_code == 200
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    if change == "exchanged":
+        path.touch()
+    statuses = [ants.post(callback(detail(messageId=str(n)))).status_code for n in (1, 2, 3)]
+    assert statuses == [503, 200, 200]
+    assert "the file was deleted or exchanged while it was open" in caplog.text
+    assert counts(app)["pending"] == 2
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+def test_requests_wait_beside_each_other_for_a_file_that_is_locked(
+    make_inbox_app: MakeApp, inbox_url: str
+) -> None:
+    app = make_inbox_app()
+    path = inbox_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as lock:
+        lock.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t(x); BEGIN IMMEDIATE")
+
+        def post(number: int) -> int:
+            body = callback(detail(messageId=str(number)))
+            return Ants(app.test_client()).post(body).status_code
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = threads.map(post, range(4))
+            database = bound_inbox(app).database
+            wait_for(lambda: database._engine and database._engine.pool.checkedout() == 4)  # type: ignore[attr-defined]
+            lock.execute("ROLLBACK")
+            assert list(answers) == [200] * 4
+
+
+@pytest.mark.slow(reason="processes that open a file at once")
+def test_a_new_file_that_processes_open_at_once(tmp_path: Path) -> None:
+    program = (
+        "from kit import *; from flask_ants_dr import *; from flask_ants_dr.inbox import Inbox;"
+        f"app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL='sqlite:///{tmp_path}/new');"
+        "print(Ants(app.test_client()).post(callback(detail())).status_code)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(4)
+    ]
+    assert [process.communicate()[0] for process in running] == ["200\n"] * 4
+
+
+@pytest.mark.slow(reason="waits for an answer that does not come")
+@pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
+    """The connection is cut on our side, and the next one works when the server goes on."""
+    app = make_inbox_app(timeout=1)
+    ants, heard = Ants(app.test_client()), Heard(app)
+    assert ants.post(callback(detail(messageId="0"))).status_code == 200
+    with bound_inbox(app).database.begin(writes=False) as connection:
+        process = connection.scalar(select(func.pg_backend_pid()))
+        database = connection.scalar(select(func.current_database()))
+    servers = subprocess.run(
+        ["pgrep", "-f", f"postgres:.* {database} "], capture_output=True, text=True, check=True
+    )
+    assert str(process) in servers.stdout.split()
+    for server in map(int, servers.stdout.split()):
+        os.kill(server, signal.SIGSTOP)
+    try:
+        assert ants.post(callback(detail(messageId="1"))).status_code == 503
+    finally:
+        for server in map(int, servers.stdout.split()):
+            os.kill(server, signal.SIGCONT)
+    assert ants.post(callback(detail(messageId="2"))).status_code == 200
+    assert [message.message_id for message in heard.messages] == ["0", "2"]

@@ -117,9 +117,35 @@ def test_the_version_is_the_latest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == VERSION
 
 
+@pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+def test_init_db_upgrades_a_database_of_the_first_release(
+    inbox_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(inbox_url)
+    statements = FIRST.replace("INTEGER NOT NULL PRIMARY KEY", "BIGSERIAL PRIMARY KEY")
+    statements = statements.replace("BLOB", "BYTEA").replace("FLOAT", "DOUBLE PRECISION")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statements.replace("callback_id INTEGER", "callback_id BIGINT"))
+    engine.dispose()
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
+    ants = Ants(app.test_client())
+    assert ants.post(callback(detail())).status_code == 503
+    assert "They are of version 0001, and this release needs" in caplog.text
+    answer = app.test_cli_runner().invoke(args=["ants-dr", "init-db"])
+    assert answer.exit_code == 0
+    assert ants.post(callback(detail())).status_code == 200
+    assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+    bound_inbox(app).database.close()
+
+
 @pytest.mark.parametrize(
-    ("found", "cure"),
-    [("0001", "run 'flask ants-dr init-db'"), ("9999", "install that release here, too")],
+    ("inbox_url", "found", "cure"),
+    [
+        ("postgresql", "0001", "run 'flask ants-dr init-db'"),
+        ("postgresql", "9999", "install that release here, too"),
+        ("sqlite", "9999", "install that release here, too"),
+    ],
+    indirect=["inbox_url"],
 )
 def test_tables_of_another_version(
     make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture, found: str, cure: str

@@ -1,0 +1,1 @@
+"""One file for each version; Alembic finds them by their `revision`."""
