@@ -1,9 +1,12 @@
 """What the inbox costs, side by side with what it is made of: ``python -m benchmarks.inbox``.
 
+- Whole requests of 1, 100 and 500 messages: without an inbox, dispatched by a worker, and
+  dispatched in the request, on both databases.
 - Accepting a callback of 500 messages on SQLite, against the same rows with ``executemany`` on bare
   ``sqlite3``, in one transaction with the same pragmas.
-- Claiming 100 messages with 1,000,000 done ones in the table, against 10,000, on both databases.
-- How fast 1, 2 and 4 worker processes drain PostgreSQL.
+- Claiming 100 messages, and ``status()``, with 1,000,000 done ones in the table, against 10,000.
+- How many messages a second a worker dispatches, beside the jobs of other queues; and 1, 2 and 4
+  worker processes on PostgreSQL, the start of their processes included.
 
 Medians of interleaved rounds in one run.
 """
@@ -11,6 +14,7 @@ Medians of interleaved rounds in one run.
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -46,25 +50,27 @@ from flask_ants_dr.registration import registrations
 from .bodies import body
 from .contenders import PASSWORD
 from .contenders import USERNAME
+from .contenders import ours
 from .in_process import post_to
+from .queues import all_of_them
 
 MESSAGES = 500
 ROUNDS = 31
 
 
-def create_app() -> Flask:
+def create_app(*, eager: bool = False) -> Flask:
     """A host with a subscriber that does nothing, for this benchmark and its workers."""
     app = Flask(__name__)
     app.config.from_prefixed_env()
     app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
-    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(eager=False)))
+    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(eager=eager)))
     return app
 
 
 @contextmanager
-def inbox_at(url: str) -> Iterator[BoundInbox]:
+def inbox_at(url: str, *, eager: bool = False) -> Iterator[BoundInbox]:
     os.environ["FLASK_ANTS_DR_INBOX_URL"] = url
-    app = create_app()
+    app = create_app(eager=eager)
     (inbox,) = bound_inboxes(app)
     inbox.database.create_tables()
     with app.app_context():
@@ -120,6 +126,55 @@ def accept(folder: Path) -> None:
     print(f"  ratio                 {ratio:8.2f}")
 
 
+def requests(name: str, new_url: Callable[[], str]) -> None:
+    """Whole requests, in process."""
+    print(f"requests with the inbox on {name}, ms, medians of {ROUNDS} interleaved rounds")
+    with ExitStack() as stack:
+        deferred = stack.enter_context(inbox_at(new_url()))
+        eager = stack.enter_context(inbox_at(new_url(), eager=True))
+        apps = {"without": ours(), "deferred": deferred.app, "eager": eager.app}
+        for count in (1, 100, MESSAGES):
+            times: dict[str, list[float]] = {name: [] for name in apps}
+            names = list(apps)
+            for number in range(ROUNDS):
+                random.shuffle(names)
+                content = body("json", count, 1000 * count + number)
+                for one in names:
+                    heard = 0 if one == "deferred" else count
+                    post = post_to(apps[one], content, "json", count, heard)
+                    times[one].append(timed(post) * 1000)
+            medians = {one: median(times[one]) for one in apps}
+            print(
+                f"  {count:4}  "
+                + "  ".join(f"{one} {medians[one]:6.2f}" for one in medians)
+                + f"   eager/deferred {medians['eager'] / medians['deferred']:.2f}"
+                + f"   eager/without {medians['eager'] / medians['without']:.1f}",
+                flush=True,
+            )
+
+
+def dispatched(url: str) -> float:
+    """Messages a second of one worker in this process."""
+    with inbox_at(url) as inbox:
+        for number in range(40):
+            take_in(inbox, envelope(number))
+        started = time.perf_counter()
+        total = 0
+        while count := inbox.take():
+            total += count
+        return total / (time.perf_counter() - started)
+
+
+def beside_others(folder: Path, new_url: Callable[[str], str]) -> None:
+    print("messages or jobs a second of one worker")
+    ours_of = {
+        "the inbox, SQLite": dispatched(f"sqlite:///{folder}/drain.sqlite3"),
+        "the inbox, PostgreSQL": dispatched(new_url("psycopg")),
+    }
+    for one, rate in (ours_of | all_of_them(lambda: new_url(""), folder)).items():
+        print(f"  {one:22}{rate:8.0f}", flush=True)
+
+
 def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
     """Of callbacks of 500 messages that a worker will dispatch: decoding and validating, and the
     whole request, in milliseconds."""
@@ -152,7 +207,7 @@ def executemany(connection: sqlite3.Connection, came: Envelope, keys: list[str])
         "INSERT INTO ants_dr_messages (callback_id, source, key, position, state, attempts, due_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            (cursor.lastrowid, came.source, key, position, "pending", 0, now)
+            (cursor.lastrowid, came.source, key, position, "waiting", 0, now)
             for position, key in enumerate(keys)
         ],
     )
@@ -167,6 +222,7 @@ def take_in(inbox: BoundInbox, came: Envelope) -> None:
 def claim(name: str, urls: tuple[str, str]) -> None:
     counts = (10_000, 1_000_000)
     times: dict[int, list[float]] = {count: [] for count in counts}
+    statuses: dict[int, list[float]] = {count: [] for count in counts}
     with ExitStack() as stack:
         inboxes = dict(
             zip(counts, (stack.enter_context(inbox_at(url)) for url in urls), strict=True)
@@ -179,11 +235,14 @@ def claim(name: str, urls: tuple[str, str]) -> None:
         for _ in range(ROUNDS):
             for count, inbox in inboxes.items():
                 times[count].append(timed(partial(claim_once, inbox)))
+                statuses[count].append(timed(inbox.status))
     few, many = (median(times[count]) for count in counts)
     print(f"claiming 100 messages on {name}, medians of {ROUNDS} interleaved rounds")
     for count in counts:
         print(f"  with {count:9,} done  {median(times[count]) * 1000:8.2f} ms")
     print(f"  ratio                 {many / few:8.2f}")
+    few, many = (median(statuses[count]) * 1000 for count in counts)
+    print(f"status() on {name}: {few:.2f} and {many:.2f} ms, ratio {many / few:.2f}", flush=True)
 
 
 def claim_once(inbox: BoundInbox) -> None:
@@ -202,7 +261,7 @@ def claim_once(inbox: BoundInbox) -> None:
 
 def fill(inbox: BoundInbox, count: int) -> None:
     now = time.time()
-    with inbox.database.begin() as connection:
+    with inbox.database.begin(is_current=False) as connection:
         callback_id = callbacks.insert(connection, envelope(-1), now)
         for start in range(0, count, 50_000):
             rows = [
@@ -214,13 +273,13 @@ def fill(inbox: BoundInbox, count: int) -> None:
                     "state": "done",
                     "attempts": 1,
                     "due_at": now,
-                    "finished_at": now,
+                    "finished_at": now - 3600,
                 }
                 for number in range(start, min(start + 50_000, count))
             ]
             connection.execute(insert(tables.messages), rows)
     if not inbox.database.is_sqlite:
-        with inbox.database.begin() as connection:
+        with inbox.database.begin(is_current=False) as connection:
             connection.exec_driver_sql(f"ANALYZE {tables.messages.name}, {tables.callbacks.name}")
 
 
@@ -259,16 +318,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         accept(folder)
-        claim("SQLite", (f"sqlite:///{folder}/few.sqlite3", f"sqlite:///{folder}/many.sqlite3"))
+
+        def new_file() -> str:
+            return f"sqlite:///{folder}/{uuid4().hex}.sqlite3"
+
         with pgserver.get_server(folder / "postgresql") as server:
 
-            def new_url() -> str:
+            def new_url(driver: str = "psycopg") -> str:
                 database = f"benchmark_{uuid4().hex}"
                 server.psql(f"CREATE DATABASE {database};")
-                return str(server.get_uri(database, "psycopg"))
+                return str(server.get_uri(database, driver or None))
 
-            claim("PostgreSQL", (new_url(), new_url()))
+            requests("SQLite", new_file)
+            requests("PostgreSQL", new_url)
+            beside_others(folder, new_url)
             drain(new_url)
+            claim("SQLite", (new_file(), new_file()))
+            claim("PostgreSQL", (new_url(), new_url()))
 
 
 if __name__ == "__main__":

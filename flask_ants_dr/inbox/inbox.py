@@ -250,6 +250,12 @@ class BoundInbox:
                     connection, self.source, max_attempts=self.options.max_attempts, **claim
                 )
                 rows += again
+            envelope: Envelope | None = None
+            if rows and not self._remembered(rows[0].callback_id):
+                # In the same transaction, because most claims are of one callback.
+                envelope = callbacks.load(connection, rows[0].callback_id)
+        if envelope:
+            self._remember(rows[0].callback_id, envelope)
         for row in lost:
             self._give_up(row)
         delivery.dispatch(self, token, rows, self._load, stop or _never)
@@ -267,7 +273,7 @@ class BoundInbox:
         with self.database.begin(writes=False) as connection:
             counts = messages.counts(connection, self.source)
             retrying = messages.retrying(connection, self.source, now)
-            oldest = messages.oldest_waiting(connection, self.source)
+            oldest = messages.oldest_unfinished(connection, self.source)
             quarantined, quarantined_bytes = quarantine.size(connection, self.source)
             return {
                 "pending": counts[State.WAITING] + counts[State.CLAIMED],
@@ -431,22 +437,28 @@ class BoundInbox:
 
     def _load(self, callback_id: int) -> Loaded:
         """A stored callback, read again; a thread remembers its latest one."""
+        if loaded := self._remembered(callback_id):
+            return loaded
+        with self.database.begin(writes=False) as connection:
+            envelope = callbacks.load(connection, callback_id)
+        return self._remember(callback_id, envelope)
+
+    def _remembered(self, callback_id: int) -> Loaded | None:
         latest = getattr(self._latest, "value", None)
-        if latest is None or latest[0] != callback_id:
-            with self.database.begin(writes=False) as connection:
-                envelope = callbacks.load(connection, callback_id)
-            try:
-                report = read(self._registration, envelope).report
-            except Exception as error:  # a host's schema can raise anything
-                _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
-                report = DeliveryReport(messages=())
-            found = by_key(envelope, report)
-            if envelope.query:
-                # What was stored before the query was part of the key.
-                found = by_key(replace(envelope, query={}), report) | found
-            latest = self._latest.value = (callback_id, (report, found))
-        loaded: Loaded = latest[1]
-        return loaded
+        return latest[1] if latest and latest[0] == callback_id else None
+
+    def _remember(self, callback_id: int, envelope: Envelope) -> Loaded:
+        try:
+            report = read(self._registration, envelope).report
+        except Exception as error:  # a host's schema can raise anything
+            _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
+            report = DeliveryReport(messages=())
+        found = by_key(envelope, report)
+        if envelope.query:
+            # What was stored before the query was part of the key.
+            found = by_key(replace(envelope, query={}), report) | found
+        self._latest.value = (callback_id, (report, found))
+        return report, found
 
     def _give_up(self, row: Claimed) -> None:
         """Tell of a message that was dead before it could be tried again."""

@@ -190,7 +190,7 @@ def claim_abandoned(
         .values(state=State.DEAD, claim=None, finished_at=now, error=LOST)
         .returning(*_CLAIMED)
     )
-    lost = [_claimed(row) for row in dead]
+    lost = _claimed(dead)
     again = _claim(connection, due, 1, token, until, attempts=messages.c.attempts + 1)
     return again, lost
 
@@ -277,7 +277,7 @@ def dead(connection: Connection, source: str, limit: int) -> list[DeadMessage]:
             id=row.id,
             source=source,
             attempts=row.attempts,
-            since=_moment(row.finished_at),
+            since=datetime.fromtimestamp(row.finished_at, UTC),
             failed_by=row.failed_by,
             error=row.error,
         )
@@ -321,9 +321,14 @@ def purge(connection: Connection, source: str, state: State, before: float, limi
 
 
 def counts(connection: Connection, source: str) -> dict[State, int]:
-    """How many messages are in each of the states that are left, which take time with each."""
-    kinds = {State.WAITING: is_in(State.WAITING), State.CLAIMED: is_claimed, State.DEAD: is_dead}
-    return {state: _count(connection, source, kind) for state, kind in kinds.items()}
+    """How many messages are in each of the states in which there are few.
+
+    Each has a partial index, so that it takes no longer the more is done.
+    """
+    waiting = _count(connection, source, is_new) + _count(connection, source, is_retry)
+    claimed = _count(connection, source, is_claimed)
+    dead = _count(connection, source, is_dead)
+    return {State.WAITING: waiting, State.CLAIMED: claimed, State.DEAD: dead}
 
 
 def count_new(connection: Connection, source: str, now: float) -> int:
@@ -339,52 +344,50 @@ def done_since(connection: Connection, source: str, since: float) -> int:
 def retrying(connection: Connection, source: str, now: float) -> list[Retrying]:
     """What waits for another attempt, by the subscriber that failed last, or is let rest."""
     failed_by = func.coalesce(messages.c.failed_by, "")
-    rows = connection.execute(
-        select(
-            failed_by.label("failed_by"),
-            func.count().label("count"),
-            func.min(messages.c.due_at).label("next_attempt"),
-            func.max(messages.c.error).label("error"),
+    by_subscriber: dict[str, Retrying] = {}
+    for kind in (is_retry, is_new & (messages.c.due_at > now)):
+        rows = connection.execute(
+            select(
+                failed_by,
+                func.count(),
+                func.min(messages.c.due_at),
+                func.max(messages.c.error),
+            )
+            .where(messages.c.source == source, kind)
+            .group_by(failed_by)
         )
-        .where(messages.c.source == source, is_retry | (is_new & (messages.c.due_at > now)))
-        .group_by(failed_by)
-        .order_by(failed_by)
-    )
-    return [
-        Retrying(
-            failed_by=row.failed_by,
-            count=row[1],
-            next_attempt=_moment(row.next_attempt).isoformat(timespec="seconds"),
-            error=row.error or "",
-        )
-        for row in rows
-    ]
+        for name, number, due_at, error in rows:
+            other = by_subscriber.get(name)
+            next_attempt = datetime.fromtimestamp(due_at, UTC).isoformat(timespec="seconds")
+            by_subscriber[name] = Retrying(
+                failed_by=name,
+                count=number + (other.count if other else 0),
+                next_attempt=min(next_attempt, other.next_attempt) if other else next_attempt,
+                error=(other and other.error) or error or "",
+            )
+    return [by_subscriber[name] for name in sorted(by_subscriber)]
 
 
-def oldest_waiting(connection: Connection, source: str) -> float | None:
+def oldest_unfinished(connection: Connection, source: str) -> float | None:
     """When the callback of the oldest message came that is not finished."""
     joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
     oldest = select(func.min(callbacks.c.received_at)).select_from(joined)
-    unfinished = is_in(State.WAITING, State.CLAIMED)
-    received_at: float | None = connection.scalar(
-        oldest.where(messages.c.source == source, unfinished)
-    )
-    return received_at
+    found = [
+        connection.scalar(oldest.where(messages.c.source == source, kind))
+        for kind in (is_new, is_retry, is_claimed)
+    ]
+    return min((one for one in found if one is not None), default=None)
 
 
 _ORDER = (messages.c.due_at, messages.c.callback_id, messages.c.position)
 _CLAIMED = (
-    messages.c.id,
     messages.c.callback_id,
+    messages.c.position,
+    messages.c.id,
     messages.c.key,
     messages.c.attempts,
     messages.c.had_by,
-    messages.c.position,
 )
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _count(connection: Connection, source: str, kind: ColumnElement[bool]) -> int:
@@ -415,13 +418,15 @@ def _claim(
         .values(state=State.CLAIMED, claim=token, due_at=until, attempts=attempts)
         .returning(*_CLAIMED)
     )
-    in_order = sorted(claimed, key=lambda row: (row.callback_id, row.position))
-    return [_claimed(row) for row in in_order]
+    return _claimed(claimed)
 
 
-def _claimed(row: Row[Any]) -> Claimed:
-    had_by = tuple(json.loads(row.had_by)) if row.had_by else ()
-    return Claimed(row.id, row.callback_id, row.key, row.attempts, had_by)
+def _claimed(rows: Iterable[Row[Any]]) -> list[Claimed]:
+    """Rows of the columns ``_CLAIMED``, callback by callback and in its order."""
+    return [
+        Claimed(id, callback_id, key, attempts, tuple(json.loads(had_by)) if had_by else ())
+        for callback_id, _, id, key, attempts, had_by in sorted(map(tuple, rows))
+    ]
 
 
 def _change(

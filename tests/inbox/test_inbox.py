@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from flask import g
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import func
+from sqlalchemy import make_url
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -1029,3 +1032,53 @@ def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
             os.kill(server, signal.SIGCONT)
     assert ants.post(callback(detail(messageId="2"))).status_code == 200
     assert [message.message_id for message in heard.messages] == ["0", "2"]
+
+
+def answers_at(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow(reason="starts PgBouncer")
+@pytest.mark.skipif(not shutil.which("pgbouncer"), reason="apt-get install pgbouncer")
+@pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+def test_a_pooler_in_transaction_mode(inbox_url: str, tmp_path: Path) -> None:
+    """Transactions of all requests share two connections, and leave nothing on them."""
+    url = make_url(inbox_url)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = tmp_path / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n* = host={url.query['host']} user=postgres pool_size=2\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = transaction\n"
+    )
+    # It refuses to run as root, and has to reach the server's socket.
+    owner = Path(str(url.query["host"])).owner()
+    as_owner = ["-u", owner] if os.geteuid() == 0 else []
+    pooler = subprocess.Popen(
+        ["pgbouncer", "-q", *as_owner, str(settings)], stderr=subprocess.PIPE, text=True
+    )
+    pooled = f"postgresql+psycopg://postgres@127.0.0.1:{port}/{url.database}"
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=pooled)
+    try:
+        wait_for(lambda: answers_at(port))
+        bound_inbox(app).database.create_tables()
+        heard = Heard(app)
+
+        def post(number: int) -> int:
+            body = many(20) | {"bulkId": str(number)}
+            return Ants(app.test_client()).post(body).status_code
+
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(post, range(40))) == {200}
+        assert len(heard.messages) == 800
+        assert counts(app) == {"pending": 0, "done": 800, "dead": 0}
+        with bound_inbox(app).database.begin(is_current=False) as connection:
+            for name in ("lock_timeout", "statement_timeout", "synchronous_commit"):
+                assert connection.scalar(text(f"SHOW {name}")) in {"0", "on"}
+    finally:
+        bound_inbox(app).database.close()
+        pooler.terminate()
+        pooler.communicate()
