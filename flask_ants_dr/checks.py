@@ -209,9 +209,10 @@ def _inbox(app: Flask, registration: Registration) -> _Found:
         )
         return
     try:
+        inbox.probe()
         counts = inbox.status()
-    except InboxUnavailable:
-        yield "error", "inbox", "its database fails; if tables are missing: flask ants-dr init-db"
+    except InboxUnavailable as error:
+        yield "error", "inbox", f"its database cannot store a callback, the log says why: {error}"
         return
     waiting = counts["oldest_pending_seconds"] or 0
     backlog = f"{counts['pending']:,} pending, {counts['dead']:,} dead"

@@ -38,6 +38,9 @@ class DurableInbox(Protocol):
     def quarantine(self, envelope: Envelope, error: Exception) -> None:
         """Keep a callback that could not be read."""
 
+    def probe(self) -> None:
+        """See whether a callback could be stored."""
+
     def status(self) -> dict[str, Any]:
         """How many messages are in each state, and how it stands with them."""
 

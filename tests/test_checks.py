@@ -15,6 +15,8 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 from openapi_spec_validator import validate
+from sqlalchemy import event
+from sqlalchemy import text as sql
 from werkzeug.serving import make_server
 
 from flask_ants_dr import DeliveryReportBlueprint
@@ -201,6 +203,41 @@ def test_the_backlog(inbox_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     with inbox.database.begin() as connection:
         connection.exec_driver_sql("DROP TABLE ants_dr_quarantine")
     assert levels(inbox_app)["inbox"] == "error"
+
+
+def test_a_subscriber_that_fails_is_not_a_worker_that_is_missing(inbox_app: Flask) -> None:
+    def failing(sender: Flask, **extra: Any) -> None:
+        raise LookupError
+
+    message_reported.connect(failing, sender=inbox_app)
+    with inbox_app.test_request_context():
+        AntsClient(inbox_app.test_client()).deliver(make_report())
+    inbox = bound_inbox(inbox_app)
+    inbox.take()
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_callbacks SET received_at = received_at - 3600")
+    (finding,) = [one for one in check(inbox_app) if one.subject == "inbox"]
+    assert finding.level == "warning"
+    assert "failing failed: see flask ants-dr status" in finding.text
+
+
+def test_a_full_disk(inbox_app: Flask) -> None:
+    inbox = bound_inbox(inbox_app)
+    assert levels(inbox_app)["inbox"] == "ok"
+    with inbox.database.begin(writes=False) as connection:
+        assert connection.scalar(sql("SELECT count(*) FROM ants_dr_callbacks")) == 0
+        pages = connection.scalar(sql("PRAGMA page_count"))
+    inbox.database.close()
+    engine = inbox.database._engine
+    assert engine
+
+    def fill(connection: Any, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+
+    event.listen(engine, "connect", fill)
+    (finding,) = [one for one in check(inbox_app) if one.subject == "inbox"]
+    assert finding.level == "error"
+    assert "cannot store a callback" in finding.text
 
 
 def test_no_blueprint() -> None:

@@ -58,6 +58,8 @@ _PIECE = 1000
 _RECOVERY = 5.0
 _HOUR = 3600
 
+_PROBE = 100_000  # bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbox:
@@ -260,6 +262,25 @@ class BoundInbox:
             self._give_up(row)
         delivery.dispatch(self, token, rows, self._load, stop or _never)
         return len(rows)
+
+    def probe(self) -> None:
+        """Write a callback of 100 kB, as a request would, and take it back.
+
+        :raises InboxUnavailable: that cannot be done: the disk is full, say, or the database is
+            read only, or its tables are another release's.
+        """
+        empty = Envelope(
+            source=self.source, content_type="", url_variables={}, query={}, body=bytes(_PROBE)
+        )
+        with self.database.begin() as connection:
+            if self.database.is_sqlite:
+                # It writes nothing before the commit, but for what its cache does not hold.
+                connection.exec_driver_sql("PRAGMA cache_size = 1")
+            written = connection.begin_nested()
+            callbacks.insert(connection, empty, time.time())
+            written.rollback()
+            if self.database.is_sqlite:
+                connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
 
     def status(self) -> dict[str, Any]:
         """How it stands with the messages that are not done, and with the quarantine.

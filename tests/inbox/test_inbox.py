@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -63,6 +62,8 @@ from kit import make_app
 from kit import many
 from kit import rows
 from kit import stop_postgresql
+from servers import free_port
+from servers import is_open
 from servers import wait_for
 
 
@@ -1018,9 +1019,9 @@ def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
     assert ants.post(callback(detail(messageId="0"))).status_code == 200
     with bound_inbox(app).database.begin(writes=False) as connection:
         process = connection.scalar(select(func.pg_backend_pid()))
-        database = connection.scalar(select(func.current_database()))
+        role = connection.scalar(text("SELECT current_user"))
     servers = subprocess.run(
-        ["pgrep", "-f", f"postgres:.* {database} "], capture_output=True, text=True, check=True
+        ["pgrep", "-f", f"postgres: {role} "], capture_output=True, text=True, check=True
     )
     assert str(process) in servers.stdout.split()
     for server in map(int, servers.stdout.split()):
@@ -1034,23 +1035,16 @@ def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
     assert [message.message_id for message in heard.messages] == ["0", "2"]
 
 
-def answers_at(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.slow(reason="starts PgBouncer")
 @pytest.mark.skipif(not shutil.which("pgbouncer"), reason="apt-get install pgbouncer")
 @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
 def test_a_pooler_in_transaction_mode(inbox_url: str, tmp_path: Path) -> None:
     """Transactions of all requests share two connections, and leave nothing on them."""
     url = make_url(inbox_url)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = tmp_path / "pgbouncer.ini"
     settings.write_text(
-        f"[databases]\n* = host={url.query['host']} user=postgres pool_size=2\n"
+        f"[databases]\n* = host={url.query['host']} user={url.username} pool_size=2\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = transaction\n"
     )
@@ -1060,10 +1054,10 @@ def test_a_pooler_in_transaction_mode(inbox_url: str, tmp_path: Path) -> None:
     pooler = subprocess.Popen(
         ["pgbouncer", "-q", *as_owner, str(settings)], stderr=subprocess.PIPE, text=True
     )
-    pooled = f"postgresql+psycopg://postgres@127.0.0.1:{port}/{url.database}"
+    pooled = f"postgresql+psycopg://{url.username}@127.0.0.1:{port}/{url.database}"
     app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=pooled)
     try:
-        wait_for(lambda: answers_at(port))
+        wait_for(lambda: is_open(port))
         bound_inbox(app).database.create_tables()
         heard = Heard(app)
 
