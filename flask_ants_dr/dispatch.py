@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from inspect import isawaitable
 from itertools import count
 from types import TracebackType
 from typing import Any
+from typing import NamedTuple
 from typing import Self
 from weakref import ReferenceType
 
@@ -42,8 +42,7 @@ _SIGNAL_OF_STATE = {
 _NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """A subscriber to a signal."""
 
     signal: NamedSignal
@@ -236,10 +235,9 @@ def _listeners(
     for subscriber in subscribers:
         of = subscriber if hasattr(subscriber, "__qualname__") else type(subscriber)
         name = unique = f"{of.__module__}.{of.__qualname__}"
-        for number in count(2):
-            if unique not in names:
-                break
-            unique = f"{name} ({number})"
+        if name in names:
+            numbered = (f"{name} ({number})" for number in count(2))
+            unique = next(one for one in numbered if one not in names)
         names.add(unique)
         listeners.append(Listener(signal, subscriber, _sync(app, subscriber), unique))
     return listeners

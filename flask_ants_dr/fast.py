@@ -178,10 +178,13 @@ class FastSchema:
         messages = _Messages.of(_nested(details.field), schema.timezone)
         return cls(schema, messages, max_messages=max_messages) if messages else None
 
-    def load_json(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+    def load_json(
+        self, document: bytes, about: Mapping[str, Any]
+    ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         """Decode and validate a callback.
 
         :param document: JSON in UTF-8.
+        :param about: what the report has that the body does not say.
         :return: what :func:`~flask_ants_dr.schemas.validate` returns, or ``None`` where the
             document is for the plain way to read or to refuse.
         :raises CallbackError: as decoding and validating do.
@@ -190,19 +193,19 @@ class FastSchema:
             details, *values = astuple(self._decoder.decode(document))
         except _NOT_DECODED:
             # It has unknown members, or is no callback, or no JSON.
-            return self._load_untyped(document)
+            return self._load_untyped(document, about)
         check = _once(lambda: _check_structure(_untyped.decode(document), document))
 
         def item(index: int) -> Any:
             return self._messages.item(details[index])
 
         try:
-            return self._load(values, {}, details, iter(dict, None), item, check)
+            return self._load(values, {}, details, iter(dict, None), item, check, about)
         except msgspec.DecodeError:  # in what is decoded when it is needed
             return None
 
     def load(
-        self, payload: Any, check: Check = lambda: None
+        self, payload: Any, about: Mapping[str, Any], check: Check = lambda: None
     ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         """Validate a payload, as :meth:`load_json` does.
 
@@ -223,14 +226,17 @@ class FastSchema:
         # What is no object is one without members here, and marshmallow refuses it as it is.
         objects = [detail if type(detail) is dict else {} for detail in details]
         records, unknown = self._messages.records(objects, check)
-        return self._load(values, extra, records, unknown, details.__getitem__, check)
+        return self._load(values, extra, records, unknown, details.__getitem__, check, about)
 
-    def _load_untyped(self, document: bytes) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
+    def _load_untyped(
+        self, document: bytes, about: Mapping[str, Any]
+    ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         try:
             payload = _untyped.decode(document)
         except _NOT_DECODED:
             return None
-        return self.load(payload, _once(lambda: _check_structure(payload, document)))
+        check = _once(lambda: _check_structure(payload, document))
+        return self.load(payload, about, check)
 
     def _load(
         self,
@@ -240,6 +246,7 @@ class FastSchema:
         unknown: Iterable[dict[str, Any]],
         item: Callable[[int], Any],
         check: Check,
+        about: Mapping[str, Any],
     ) -> tuple[DeliveryReport, list[InvalidDetail]] | None:
         problems: dict[str, str] = {}
         members: dict[str, Any] = {"bulk_id": None}
@@ -269,7 +276,9 @@ class FastSchema:
                     InvalidDetail(index=index, errors=error.messages_dict, payload=detail)
                 )
         taken = cast(Iterable[MessageReport], filter(None, messages) if invalid else messages)
-        report = DeliveryReport(**members, messages=tuple(taken), extra=extra, problems=problems)
+        report = DeliveryReport(
+            **members, **about, messages=tuple(taken), extra=extra, problems=problems
+        )
         return report, invalid
 
     def _load_plainly(self, item: Any, check: Check) -> MessageReport:

@@ -96,23 +96,23 @@ def read(registration: Registration, envelope: Envelope) -> Received:
     if (coding := envelope.content_encoding.strip().lower()) not in {"", "identity"}:
         named = coding if coding in _CONTENT_ENCODINGS else "an encoding of its own"
         raise UnsupportedMediaType(f"The body is compressed ({named}): send it as it is.")
-    report, invalid = _load(registration, envelope.body, envelope.content_type)
-    report = replace(report, source=envelope.source, url_params=envelope.url_params)
+    report, invalid = _load(registration, envelope)
     return Received(report=report, invalid=invalid)
 
 
 def _load(
-    registration: Registration, body: bytes, content_type: str
+    registration: Registration, envelope: Envelope
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
-    fast = registration.fast
-    document = json_document(body, content_type) if fast else None
-    if fast and document is not None and (loaded := fast.load_json(document)):
+    fast, about = registration.fast, {"source": envelope.source, "url_params": envelope.url_params}
+    document = json_document(envelope.body, envelope.content_type) if fast else None
+    if fast and document is not None and (loaded := fast.load_json(document, about)):
         return loaded
-    payload = decode(body, content_type)
-    if fast and (loaded := fast.load(payload)):
+    payload = decode(envelope.body, envelope.content_type)
+    if fast and (loaded := fast.load(payload, about)):
         return loaded
     max_messages = registration.settings.max_messages
-    return validate(registration.schema, payload, max_messages=max_messages)
+    report, invalid = validate(registration.schema, payload, max_messages=max_messages)
+    return replace(report, source=envelope.source, url_params=envelope.url_params), invalid
 
 
 def _warn(source: str, received: Received) -> None:

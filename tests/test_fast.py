@@ -426,7 +426,7 @@ def assert_equal(schema: ReportSchema, value: Any) -> None:
     # The payload of XML comes that way.
     plain = with_storable_texts(value, "\0")
     if by_msgspec.fast:
-        loaded = outcome(partial(by_msgspec.fast.load, plain))
+        loaded = outcome(partial(by_msgspec.fast.load, plain, {}))
         if loaded != exact(None):
             assert loaded == outcome(lambda: validate(schema, plain, max_messages=MAX_MESSAGES))
 
