@@ -43,6 +43,7 @@ from .schemas import MAX_ERRORS
 from .schemas import ReportSchema
 
 if TYPE_CHECKING:
+    from .inbox import BoundInbox
     from .inbox import Inbox
 
 _logger = logging.getLogger(__name__)
@@ -96,6 +97,20 @@ class DeliveryReportBlueprint(Blueprint):
         self.record(self._configure)
         self.add_url_rule(rule, "callback", self._callback, methods=["POST"])
 
+    @property
+    def inbox(self) -> BoundInbox:
+        """The inbox of this blueprint in the current application.
+
+        :raises RuntimeError: it has none, or the application has not registered this blueprint.
+        """
+        inbox = registrations(_app())[self._name_in_app()].inbox
+        if inbox is None:
+            raise RuntimeError(
+                f"The blueprint {self.name} has no inbox: make it with"
+                " DeliveryReportBlueprint(inbox=Inbox())."
+            )
+        return cast("BoundInbox", inbox)
+
     def notify_params(self, content_type: str = "application/json", **query: Any) -> dict[str, str]:
         """The parameters of a Send request that make ANTS report to this blueprint.
 
@@ -126,9 +141,7 @@ class DeliveryReportBlueprint(Blueprint):
                     f"{parameter} must be a string or a whole number: nothing else comes back as it"
                     " is."
                 )
-        name = next((key for key, known in current_app.blueprints.items() if known is self), None)
-        if name is None:
-            raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")
+        name = self._name_in_app()
         # A request that came over plain HTTP must not send ANTS, and its password, that way.
         secure = current_app.config["PREFERRED_URL_SCHEME"] == "https"
         scheme = "https" if secure else None
@@ -139,6 +152,13 @@ class DeliveryReportBlueprint(Blueprint):
                 f" {NOTIFY_URL_CHARACTERS}: pass less in the query string, or shorten the rule."
             )
         return {"notifyUrl": url, "notifyContentType": content_type}
+
+    def _name_in_app(self) -> str:
+        """What the current application has registered this blueprint as."""
+        name = next((key for key, known in current_app.blueprints.items() if known is self), None)
+        if name is None:
+            raise RuntimeError(f"{current_app.name} has not registered the blueprint {self.name}.")
+        return name
 
     def _configure(self, setup: BlueprintSetupState) -> None:
         app = cast(Flask, setup.app)

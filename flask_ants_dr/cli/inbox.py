@@ -111,10 +111,16 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
         if done:
             _progress(f"{total} messages dispatched")
 
+    for inbox in inboxes:
+        url = inbox.database.url.render_as_string(hide_password=True)
+        click.echo(f"{inbox.source}: dispatching what is in {url}", err=True)
     is_blocked = worker.work(
         inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count
     )
     _progress(f"{total} messages dispatched", last=True)
+    for inbox in inboxes if once else ():
+        if later := inbox.status()["pending"]:
+            click.echo(f"{inbox.source}: {later} messages wait for later", err=True)
     if is_blocked:
         raise click.exceptions.Exit(worker.BLOCKED)
 

@@ -149,13 +149,13 @@ class Database:
             if self.is_sqlite:
                 self._check_file()
             if is_current and not self._is_current:
-                self._make_current(engine)
+                self._make_current(engine, ends)
             with _connected(
                 engine, ends if is_current and not self.is_sqlite else None
             ) as connection:
                 yield connection
         except WrongVersion as error:
-            _logger.error("the inbox's tables: %s", error)
+            _logger.error("%s", error)
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
         except (SQLAlchemyError, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
@@ -195,13 +195,14 @@ class Database:
         self.close()
         raise OSError("the file was deleted or exchanged while it was open")
 
-    def _make_current(self, engine: Engine) -> None:
+    def _make_current(self, engine: Engine, ends: float) -> None:
         """Look whether the tables are this release's; SQLite's are made so.
 
         Not under a lock: whoever has to wait for the database waits beside the others.
         """
         try:
-            with engine.execution_options(ants_dr_writes=False).begin() as connection:
+            reading = engine.execution_options(ants_dr_writes=False)
+            with _connected(reading, None if self.is_sqlite else ends) as connection:
                 check_version(connection)
         except WrongVersion:
             if not self.is_sqlite:

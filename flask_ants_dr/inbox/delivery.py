@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -42,7 +43,8 @@ CLAIM = 30.0
 RENEWED = 10.0
 #: Seconds from the first outcome of a group to its mark, at most.
 _GROUP = 0.05
-_AGAIN = 0.2
+# Seconds after which a database that failed is tried again, and for which the keeper stays awake.
+_AGAIN = 0.5
 _LINGERS = 5.0
 
 # Of a circuit breaker: after how many failures in a row it opens, and for how many seconds.
@@ -231,7 +233,9 @@ class Batch:
         with self._lock:
             self._outcomes.append(outcome)
         self.inbox.blocked.add(self._thread)
-        tell_of_dead(self.inbox, outcome, message, report)
+        # In a thread of its own, because whoever hears of it may not return either.
+        arguments = self.inbox, outcome, message, report
+        threading.Thread(target=tell_of_dead, args=arguments, daemon=True).start()
         self.close()
 
 
@@ -239,6 +243,10 @@ class _Keeper:
     """One thread for each process, which keeps what its batches hold."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the thread, its lock and its batches: after a fork they are the parent's."""
         self._batches: set[Batch] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -247,8 +255,7 @@ class _Keeper:
     def add(self, batch: Batch) -> None:
         with self._changed:
             self._batches.add(batch)
-            # After a fork it is the parent's.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._keep, name="ants-dr-keeper", daemon=True
                 )
@@ -283,6 +290,8 @@ class _Keeper:
 
 
 _keeper = _Keeper()
+if hasattr(os, "register_at_fork"):  # which Windows has not
+    os.register_at_fork(after_in_child=_keeper.reset)
 
 
 def dispatch(
@@ -363,10 +372,9 @@ def attempt(
                     waits.append((raised.seconds, name))
                 elif raised is None or isinstance(raised, Discard):
                     had_by += (name,)
-                    inbox.breaker.note(name, failed=False)
                 else:
                     errors[name] = raised
-                    inbox.breaker.note(name, failed=True)
+                inbox.breaker.note(name, failed=name in errors)
     except Exception as error:  # of the host's teardown functions
         errors[""] = error
     for other in turns.failures:  # of teardown functions after a failure

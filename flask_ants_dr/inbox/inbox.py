@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -325,13 +326,18 @@ class BoundInbox:
         """
         return self._in_pieces(partial(messages.retry, ids=ids, now=time.time()))
 
-    def redeliver(self, ids: Sequence[int]) -> int:
-        """Have done messages dispatched again to all subscribers, and return how many.
+    def redeliver(self, ids: Sequence[int] | None = None, *, since: datetime | None = None) -> int:
+        """Have done messages dispatched again, to all subscribers, by a worker; return how many.
 
         :param ids: which ones.
+        :param since: those that were done after this time, which is aware.
+        :raises ValueError: neither is given.
         :raises InboxUnavailable: the database failed.
         """
-        return self._in_pieces(partial(messages.redeliver, ids=ids, now=time.time()))
+        if ids is None and since is None:
+            raise ValueError("Give ids, or since, or both.")
+        after = since.timestamp() if since else 0.0
+        return self._in_pieces(partial(messages.redeliver, ids=ids, since=after, now=time.time()))
 
     def purge(self, older_than: float, *, dead: bool = False) -> int:
         """Delete messages that are done, with the callbacks that they were in; return how many.

@@ -297,9 +297,14 @@ def retry(
 
 
 def redeliver(
-    connection: Connection, source: str, ids: Sequence[int] | None, now: float, limit: int
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    since: float,
+    now: float,
+    limit: int,
 ) -> int:
-    """Have done messages dispatched again to all subscribers, and return how many."""
+    """Have messages that were done after a time dispatched again to all, and return how many."""
     values = {
         "state": State.WAITING,
         "attempts": 0,
@@ -307,7 +312,8 @@ def redeliver(
         "finished_at": None,
         "had_by": None,
     }
-    return _change(connection, source, is_done, ids, limit, values)
+    done = is_done & (messages.c.finished_at >= since)
+    return _change(connection, source, done, ids, limit, values)
 
 
 def purge(connection: Connection, source: str, state: State, before: float, limit: int) -> int:

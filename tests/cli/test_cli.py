@@ -91,6 +91,15 @@ def test_status_says_who_fails(make_inbox_app: MakeApp) -> None:
     )
 
 
+def test_work_says_what_waits_for_later(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, backoff=1e6, max_backoff=1e6)
+    message_reported.connect(fail, sender=app)
+    Ants(app.test_client()).post(many(3))
+    said = run(app, "work", "--once")
+    assert "ants_dr: dispatching what is in " in said
+    assert "ants_dr: 3 messages wait for later" in said
+
+
 def test_dead_and_retry(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(max_attempts=1)
     message_reported.connect(fail, sender=app)
@@ -369,6 +378,7 @@ def test_a_worker_goes_on_when_the_database_is_back(
         stop_postgresql(server)
     process = work(environment)
     assert process.stderr is not None
+    assert "dispatching what is in" in process.stderr.readline()
     assert "the inbox's database failed" in process.stderr.readline()
     start()
     Ants(app.test_client()).post(many(3))

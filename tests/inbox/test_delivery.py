@@ -8,18 +8,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import Discard
 from flask_ants_dr import MessageReport
 from flask_ants_dr import RetryLater
 from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
 from flask_ants_dr.errors import InboxUnavailable
+from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import messages as statements
 from flask_ants_dr.inbox.delivery import Breaker
 from flask_ants_dr.inbox.tables import messages
@@ -32,6 +38,7 @@ from kit import callback
 from kit import counts
 from kit import detail
 from kit import drain
+from kit import make_app
 from kit import many
 from servers import wait_for
 
@@ -372,6 +379,21 @@ def test_the_log_of_failures(make_inbox_app: MakeApp, caplog: pytest.LogCaptureF
         assert "\n" not in line
 
 
+def test_the_inbox_of_a_blueprint(tmp_path: Path) -> None:
+    blueprint = DeliveryReportBlueprint(inbox=Inbox())
+    app = make_app(blueprint, ANTS_DR_INBOX_URL=f"sqlite:///{tmp_path}/inbox.sqlite3")
+    with app.app_context():
+        assert blueprint.inbox is bound_inbox(app)
+    without = DeliveryReportBlueprint()
+    with (
+        make_app(without).app_context(),
+        pytest.raises(RuntimeError, match=r"make it with DeliveryReportBlueprint\(inbox=Inbox"),
+    ):
+        without.inbox  # noqa: B018
+    with Flask("other").app_context(), pytest.raises(RuntimeError, match="has not registered"):
+        blueprint.inbox  # noqa: B018
+
+
 def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     heard: list[str] = []
@@ -389,3 +411,9 @@ def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
     assert inbox.redeliver([id]) == 0
     drain(app)
     assert heard == ["m0", "m1", "m2", "m1"]
+    assert inbox.redeliver(since=datetime.now(UTC) + timedelta(hours=1)) == 0
+    assert inbox.redeliver(since=datetime.now(UTC) - timedelta(hours=1)) == 3
+    drain(app)
+    assert heard[4:] == ["m0", "m1", "m2"]
+    with pytest.raises(ValueError, match="Give ids, or since"):
+        inbox.redeliver()

@@ -649,7 +649,7 @@ class TestUnavailable:
     def test_no_tables(self, inbox_url: str, caplog: pytest.LogCaptureFixture) -> None:
         app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 503
-        assert "They are missing: run 'flask ants-dr init-db'." in caplog.text
+        assert "tables are missing: run 'flask ants-dr init-db'." in caplog.text
         bound_inbox(app).database.close()
 
     def test_a_failure_after_the_commit_costs_nothing(self, make_inbox_app: MakeApp) -> None:

@@ -130,7 +130,7 @@ def test_init_db_upgrades_a_database_of_the_first_release(
     app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
     ants = Ants(app.test_client())
     assert ants.post(callback(detail())).status_code == 503
-    assert "They are of version 0001, and this release needs" in caplog.text
+    assert "tables are of version 0001, and this release needs" in caplog.text
     bound_inbox(app).database.create_tables()
     assert ants.post(callback(detail())).status_code == 200
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
@@ -155,5 +155,5 @@ def test_tables_of_another_version(
         connection.exec_driver_sql(f"UPDATE ants_dr_version SET version_num = '{found}'")
     database._is_current = False  # as in a new process
     assert Ants(app.test_client()).post(callback(detail())).status_code == 503
-    assert f"They are of version {found}" in caplog.text
+    assert f"tables are of version {found}" in caplog.text
     assert cure in caplog.text

@@ -24,16 +24,16 @@ def check_version(connection: Connection) -> None:
     """:raises WrongVersion: the tables are an older or a newer release's, or missing."""
     found = _version(connection)
     if found is None:
-        raise WrongVersion("They are missing: run 'flask ants-dr init-db'.")
+        raise WrongVersion("The inbox's tables are missing: run 'flask ants-dr init-db'.")
     if found < VERSION:
         raise WrongVersion(
-            f"They are of version {found}, and this release needs {VERSION}: run"
+            f"The inbox's tables are of version {found}, and this release needs {VERSION}: run"
             " 'flask ants-dr init-db'."
         )
     if found > VERSION:
         raise WrongVersion(
-            f"They are of version {found}, of a newer release than this one, which needs {VERSION}:"
-            " install that release here, too."
+            f"The inbox's tables are of version {found}, of a newer release than this one, which"
+            f" needs {VERSION}: install that release here, too."
         )
 
 
