@@ -590,7 +590,7 @@ class TestUnavailable:
             self.check(app, lambda: stop_postgresql(server), server.start)
 
     def test_locked(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
-        app = make_inbox_app(timeout=0.3)
+        app = make_inbox_app(timeout=1)
         if inbox_url.startswith("sqlite"):
             path = inbox_url.removeprefix("sqlite:///")
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -928,9 +928,9 @@ def test_connections_are_closed_with_their_application(inbox_url: str) -> None:
 
 
 def test_reading_waits_for_no_writer(make_inbox_app: MakeApp) -> None:
-    inbox = bound_inbox(make_inbox_app(timeout=0.2))
-    inbox.status()
-    with inbox.database.begin():
+    app = make_inbox_app()
+    inbox = bound_inbox(app)
+    with engine_of(app).begin():
         assert inbox.status()["pending"] == 0
         assert not inbox.dead()
         assert not inbox.quarantined()
@@ -1014,7 +1014,7 @@ def test_a_new_file_that_processes_open_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
 def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
     """The connection is cut on our side, and the next one works when the server goes on."""
-    app = make_inbox_app(timeout=1)
+    app = make_inbox_app(timeout=2)
     ants, heard = Ants(app.test_client()), Heard(app)
     assert ants.post(callback(detail(messageId="0"))).status_code == 200
     with bound_inbox(app).database.begin(writes=False) as connection:
