@@ -117,7 +117,6 @@ class Database:
         """
         with self.begin(is_current=False) as connection:
             migrate(connection)
-        self._is_current = True
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -185,15 +184,19 @@ class Database:
 
     def _check_file(self) -> None:
         """:raises OSError: the file that was opened is no longer there."""
-        if self._file is None:
+        if self._file is None or self._file == self._identity():
             return
-        with suppress(OSError):
-            found = os.stat(self.url.database or "")
-            if (found.st_dev, found.st_ino) == self._file:
-                return
         self._file, self._is_current = None, False
         self.close()
         raise OSError("the file was deleted or exchanged while it was open")
+
+    def _identity(self) -> tuple[int, int] | None:
+        """What tells a file from another one of its name; ``None`` where it has no plain name."""
+        try:
+            found = os.stat(self.url.database or "")
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _make_current(self, engine: Engine, ends: float) -> None:
         """Look whether the tables are this release's; SQLite's are made so.
@@ -211,14 +214,14 @@ class Database:
             with engine.execution_options(ants_dr_writes=True).begin() as connection:
                 migrate(connection)
         if self.is_sqlite:
-            found = os.stat(self.url.database or "")
-            self._file = found.st_dev, found.st_ino
+            self._file = self._identity()
         self._is_current = True
 
     def _make_engine(self) -> Engine:
         options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
         if self.is_sqlite:
-            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            if not (self.url.database or "").startswith("file:"):  # a URI of SQLite's own
+                Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
             engine = create_engine(self.url, **options)
             event.listen(engine, "connect", partial(_set_up_sqlite, self._timeout))

@@ -960,6 +960,7 @@ def test_a_file_that_is_deleted_or_exchanged(
 ) -> None:
     """It is noticed by the next callback, and the one after that is stored in the new file."""
     app = make_inbox_app(eager=False)
+    bound_inbox(app).database.create_tables()  # as init-db does
     ants, path = Ants(app.test_client()), Path(inbox_url.removeprefix("sqlite:///"))
     assert ants.post(callback(detail(messageId="0"))).status_code == 200
     for end in ("", "-wal", "-shm"):
@@ -970,6 +971,17 @@ def test_a_file_that_is_deleted_or_exchanged(
     assert statuses == [503, 200, 200]
     assert "the file was deleted or exchanged while it was open" in caplog.text
     assert counts(app)["pending"] == 2
+
+
+def test_a_file_by_its_uri(tmp_path: Path) -> None:
+    url = f"sqlite:///file:{tmp_path}/inbox.sqlite3?uri=true"
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=url)
+    for number in range(2):
+        body = callback(detail(messageId=str(number)))
+        assert Ants(app.test_client()).post(body).status_code == 200
+    bound_inbox(app).database.close()
+    assert (tmp_path / "inbox.sqlite3").exists()
+    assert not Path("file:").exists()
 
 
 @pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
