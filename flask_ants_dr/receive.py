@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from typing import Any
 
 from flask import Flask
 
@@ -103,7 +104,8 @@ def read(registration: Registration, envelope: Envelope) -> Received:
 def _load(
     registration: Registration, envelope: Envelope
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
-    fast, about = registration.fast, {"source": envelope.source, "url_params": envelope.url_params}
+    fast = registration.fast
+    about: dict[str, Any] = {"source": envelope.source, "url_params": envelope.url_params}
     document = json_document(envelope.body, envelope.content_type) if fast else None
     if fast and document is not None and (loaded := fast.load_json(document, about)):
         return loaded
@@ -112,7 +114,7 @@ def _load(
         return loaded
     max_messages = registration.settings.max_messages
     report, invalid = validate(registration.schema, payload, max_messages=max_messages)
-    return replace(report, source=envelope.source, url_params=envelope.url_params), invalid
+    return replace(report, **about), invalid
 
 
 def _warn(source: str, received: Received) -> None:

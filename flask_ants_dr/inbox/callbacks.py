@@ -18,7 +18,7 @@ from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
-from .database import chunks
+from .database import among
 from .tables import callbacks
 from .tables import messages
 from .tables import quarantine
@@ -105,8 +105,8 @@ def load(connection: Connection, callback_id: int) -> Envelope:
 
 def delete_orphans(connection: Connection, callback_ids: Iterable[int]) -> None:
     """Delete those callbacks of which neither a message nor a quarantined detail is left."""
-    for ids in chunks(list(set(callback_ids))):
-        connection.execute(delete(callbacks).where(callbacks.c.id.in_(ids), ~_in_use()))
+    ids = among(connection, callbacks.c.id, list(set(callback_ids)))
+    connection.execute(delete(callbacks).where(ids, ~_in_use()))
 
 
 def sweep_orphans(connection: Connection, source: str, before: float) -> None:

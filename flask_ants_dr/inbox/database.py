@@ -292,12 +292,6 @@ class _Deadline:
                 connected.shutdown(SHUT_RDWR)
 
 
-def chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """A statement takes only so many parameters."""
-    for start in range(0, len(ids), 1000):
-        yield ids[start : start + 1000]
-
-
 def among(connection: Connection, column: ColumnElement[int], ids: Sequence[int]) -> Any:
     """Whether a column is one of many numbers, which are one parameter."""
     if connection.dialect.name == "sqlite":

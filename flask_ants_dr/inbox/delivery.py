@@ -97,13 +97,16 @@ class Breaker:
                 self._open_until[name] = time.monotonic() + _RESTS
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+@dataclass(slots=True)
+class Attempt:
     """One that is under way."""
 
     row: Claimed
     message: MessageReport | None
+    """``None`` where the stored callback no longer has it."""
     report: DeliveryReport
+    had_by: tuple[str, ...]
+    """The subscribers that need not be called again, by now."""
     started: float
 
 
@@ -118,7 +121,7 @@ class Batch:
         self._token = token
         self._left = {row.id for row in rows}
         self._thread = threading.get_ident()
-        self._current: _Attempt | None = None
+        self._current: Attempt | None = None
         self._outcomes: list[Outcome] = []
         self._first = 0.0  # when the first of these came
         self._renewed = time.monotonic()
@@ -128,14 +131,16 @@ class Batch:
         self.is_blocked = False
         """Whether a subscriber took longer for a message than the lease."""
 
-    def begin(self, row: Claimed, message: MessageReport | None, report: DeliveryReport) -> bool:
-        """Begin an attempt; ``False`` where the batch has been given up."""
+    def begin(
+        self, row: Claimed, message: MessageReport | None, report: DeliveryReport
+    ) -> Attempt | None:
+        """Begin an attempt; ``None`` where the batch has been given up."""
         with self._lock:
             if self.is_blocked:
-                return False
+                return None
             self._left.discard(row.id)
-            self._current = _Attempt(row, message, report, time.monotonic())
-        return True
+            self._current = Attempt(row, message, report, row.had_by, time.monotonic())
+            return self._current
 
     def end(self, outcome: Outcome) -> None:
         """Take what became of it: to be marked at once if it failed, else with its group.
@@ -217,9 +222,9 @@ class Batch:
         if now - self._renewed >= RENEWED:
             self._renewed = now
             with self.inbox.database.begin(durable=False) as connection:
-                messages.renew(connection, [self._token], time.time() + CLAIM)
+                messages.renew(connection, self._token, time.time() + CLAIM)
 
-    def _give_up(self, attempt: _Attempt) -> None:
+    def _give_up(self, attempt: Attempt) -> None:
         """A subscriber does not return: its message has failed, and the others are given back."""
         with self._lock:
             if self._current is not attempt:
@@ -229,7 +234,7 @@ class Batch:
         row, message, report = attempt.row, attempt.message, attempt.report
         error = TimeoutError(f"it took longer than the lease of {lease:g} s")
         name = self._turns.current
-        outcome = failed(self.inbox, row, message, report, {name: error}, row.had_by)
+        outcome = failed(self.inbox, row, message, report, {name: error}, attempt.had_by)
         with self._lock:
             self._outcomes.append(outcome)
         self.inbox.blocked.add(self._thread)
@@ -325,10 +330,10 @@ def dispatch(
             report = replace(report, messages=claimed)
             for row in together:
                 message = by_key.get(row.key)
-                if stop() or not batch.begin(row, message, report):
+                if stop() or not (current := batch.begin(row, message, report)):
                     return
                 try:
-                    outcome = attempt(inbox, turns, row, message, report)
+                    outcome = attempt(inbox, turns, current)
                 except BaseException:  # KeyboardInterrupt, GeneratorExit
                     batch.end(unfinished(inbox, row))
                     raise
@@ -339,21 +344,12 @@ def dispatch(
         batch.close()
 
 
-def attempt(
-    inbox: BoundInbox,
-    turns: Turns,
-    row: Claimed,
-    message: MessageReport | None,
-    report: DeliveryReport,
-) -> Outcome:
-    """Give each subscriber that has not had a message its turn; nothing is written.
-
-    :param message: ``None`` where the stored callback no longer has it.
-    """
+def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome:
+    """Give each subscriber that has not had a message its turn; nothing is written."""
+    row, message, report = current.row, current.message, current.report
     if message is None:
         error = LookupError("the configuration in force does not find it in its callback")
         return failed(inbox, row, message, report, {"": error}, row.had_by)
-    had_by = row.had_by
     errors: dict[str, Exception] = {}
     waits: list[tuple[float, str]] = []
     arguments = {"message": message, "report": report}
@@ -371,7 +367,7 @@ def attempt(
                 if isinstance(raised, RetryLater):
                     waits.append((raised.seconds, name))
                 elif raised is None or isinstance(raised, Discard):
-                    had_by += (name,)
+                    current.had_by += (name,)
                 else:
                     errors[name] = raised
                 inbox.breaker.note(name, failed=name in errors)
@@ -381,12 +377,12 @@ def attempt(
         if other not in errors.values() and not isinstance(other, RetryLater | Discard):
             errors[""] = other
     if errors:
-        return failed(inbox, row, message, report, errors, had_by)
+        return failed(inbox, row, message, report, errors, current.had_by)
     if waits:
         seconds, name = min(waits)
         # To the tenth of a second, so that those that wait for the same are marked together.
         due_at = round(time.time() + seconds, 1)
-        return Outcome(row, State.WAITING, row.attempts, due_at, had_by, failed_by=name)
+        return Outcome(row, State.WAITING, row.attempts, due_at, current.had_by, failed_by=name)
     return Outcome(row, State.DONE, row.attempts + 1)
 
 

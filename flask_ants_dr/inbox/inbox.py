@@ -257,11 +257,14 @@ class BoundInbox:
             if rows and not self._remembered(rows[0].callback_id):
                 # In the same transaction, because most claims are of one callback.
                 envelope = callbacks.load(connection, rows[0].callback_id)
-        if envelope:
-            self._remember(rows[0].callback_id, envelope)
-        for row in lost:
-            self._give_up(row)
-        delivery.dispatch(self, token, rows, self._load, stop or _never)
+
+        def before() -> None:
+            if envelope:
+                self._remember(rows[0].callback_id, envelope)
+            for row in lost:
+                self._give_up(row)
+
+        delivery.dispatch(self, token, rows, self._load, stop or _never, before)
         return len(rows)
 
     def probe(self) -> None:

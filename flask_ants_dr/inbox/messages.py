@@ -232,10 +232,10 @@ def mark(
     return late
 
 
-def renew(connection: Connection, tokens: Iterable[str], until: float) -> None:
-    """Move the end of claims."""
-    claims = messages.c.claim.in_(list(tokens))
-    connection.execute(update(messages).where(is_claimed, claims).values(due_at=until))
+def renew(connection: Connection, token: str, until: float) -> None:
+    """Move the end of a claim."""
+    ours = messages.c.claim == token
+    connection.execute(update(messages).where(is_claimed, ours).values(due_at=until))
 
 
 def release(connection: Connection, token: str, ids: Sequence[int], now: float) -> None:

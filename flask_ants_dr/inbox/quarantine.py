@@ -21,7 +21,7 @@ from ..models import Envelope
 from ..models import InvalidDetail
 from .callbacks import delete_orphans
 from .callbacks import key_of_detail
-from .database import chunks
+from .database import among
 from .database import insertion
 from .tables import callbacks
 from .tables import quarantine
@@ -113,8 +113,8 @@ def bound(connection: Connection, source: str, oldest: float, limit: int) -> Non
         excess -= bytes_
         if excess <= 0:
             break
-    for ids in chunks(dropped):
-        connection.execute(delete(quarantine).where(quarantine.c.callback_id.in_(ids)))
+    ids = among(connection, quarantine.c.callback_id, dropped)
+    connection.execute(delete(quarantine).where(ids))
     delete_orphans(connection, dropped)
     _logger.warning("%s: quarantine is full; %d of its oldest dropped", source, len(dropped))
 

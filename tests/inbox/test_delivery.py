@@ -360,6 +360,33 @@ def test_a_worker_whose_thread_is_blocked(make_inbox_app: MakeApp) -> None:
     wait_for(lambda: others.isdisjoint(one.name for one in threading.enumerate()))
 
 
+@pytest.mark.slow(reason="waits for a lease to end")
+def test_who_returned_before_the_one_that_hangs(make_inbox_app: MakeApp) -> None:
+    """It is not called again for that message either."""
+    app = make_inbox_app(eager=False, lease=1, backoff=0)
+    calls: Counter[str] = Counter()
+    go_on = threading.Event()
+
+    def good(sender: Flask, **extra: Any) -> None:
+        calls["good"] += 1
+
+    def hangs(sender: Flask, **extra: Any) -> None:
+        calls["hangs"] += 1
+        if calls["hangs"] == 1:
+            go_on.wait(60)
+
+    message_reported.connect(good, sender=app)
+    message_reported.connect(hangs, sender=app)
+    Ants(app.test_client()).post(callback(detail()))
+    thread = threading.Thread(target=bound_inbox(app).take)
+    thread.start()
+    wait_for(lambda: (drain(app), counts(app)["done"])[1])
+    go_on.set()
+    thread.join()
+    assert calls == {"good": 1, "hangs": 2}
+    assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+
+
 def test_the_log_of_failures(make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
     """One traceback for errors of a kind, then a line each that says which message it was."""
     app = make_inbox_app(eager=False, max_attempts=3)

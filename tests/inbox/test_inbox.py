@@ -861,7 +861,7 @@ def test_a_claim_that_ended_cannot_be_finished(make_inbox_app: MakeApp) -> None:
         assert (two.id, one.attempts, two.attempts, lost) == (one.id, 0, 1, [])
         outcome = Outcome(one, State.DEAD, 1)
         assert messages.mark(connection, "late", [outcome], 1.0) == [outcome]
-        messages.renew(connection, ["late"], 1e12)
+        messages.renew(connection, "late", 1e12)
         messages.release(connection, "late", [one.id], 1.0)
         assert messages.mark(connection, "new", [Outcome(two, State.DONE, 2)], 1.0) == []
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
