@@ -322,11 +322,9 @@ def run(
     :param concurrency: how many callbacks are under way at a time, at most.
     :param rate: how many begin in a second, at most.
     :param timeout: how long an answer is waited for, in seconds.
-    :param stop: where it is set, or Ctrl-C is pressed, those under way are waited for and no others
-        begin.
+    :param stop: where it is set, those under way are waited for and no others begin.
     :param answered: called after each answer, or when there is none.
     :return: what was answered.
-    :raises KeyboardInterrupt: Ctrl-C was pressed. Its argument is the summary so far.
     :raises httpx.InvalidURL: it is no URL.
     """
     stop = stop or threading.Event()
@@ -360,7 +358,6 @@ def run(
                     answered()
 
     failures: list[Exception] = []
-    ended = threading.Semaphore(0)
 
     def work_or_stop(client: httpx.Client) -> None:
         try:
@@ -368,12 +365,9 @@ def run(
         except Exception as error:
             failures.append(error)
             stop.set()
-        finally:
-            ended.release()
 
     started = time.perf_counter()
     limits = httpx.Limits(max_connections=concurrency)
-    interrupted = False
     with httpx.Client(auth=auth, timeout=timeout, limits=limits) as client:
         # Daemons, so that no process has to wait for them at its end.
         workers = [
@@ -382,22 +376,11 @@ def run(
         ]
         for worker in workers:
             worker.start()
-        # Not join(), after which Python 3.11 takes a thread for ended if Ctrl-C interrupts it.
-        at_work = concurrency
-        while at_work:
-            try:
-                ended.acquire()
-                at_work -= 1
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                stop.set()
+        for worker in workers:
+            worker.join()
     for failure in failures:
         raise failure
     summary.seconds = time.perf_counter() - started
-    if interrupted:
-        raise KeyboardInterrupt(summary)
     return summary
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
+from threading import Event
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
@@ -166,11 +168,18 @@ def simulate(
     simulator = _simulator()
     url, auth = _target(url, username, password, blueprint)
     planned: Plan = simulator.Plan(format=format_, **plan)
-    interrupted = False
-    with click.progressbar(
-        length=planned.callbacks, label="Callbacks", file=sys.stderr, hidden=as_json
-    ) as progress:
-        try:
+    stop = Event()
+
+    def interrupt(*_: object) -> None:
+        if stop.is_set():  # pressed again: whoever does not wait
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with click.progressbar(
+            length=planned.callbacks, label="Callbacks", file=sys.stderr, hidden=as_json
+        ) as progress:
             summary: Summary = simulator.run(
                 planned,
                 url,
@@ -178,21 +187,19 @@ def simulate(
                 concurrency=concurrency,
                 rate=rate,
                 timeout=timeout,
+                stop=stop,
                 answered=lambda: progress.update(1),
             )
-        except KeyboardInterrupt as interrupt:
-            if not interrupt.args:  # before the first callback
-                raise
-            (summary,) = interrupt.args
-            interrupted = True
-        except Exception as error:
-            raise click.ClickException(f"It failed: {type(error).__name__}.") from None
+    except Exception as error:
+        raise click.ClickException(f"It failed: {type(error).__name__}.") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
     _show(summary, as_json)
     if ("no connection", False) in summary.answers:
         click.echo(f"There is no server at {url}: start it, or name it with --url.", err=True)
     if not summary.as_expected:
         raise SystemExit(1)
-    if interrupted:
+    if stop.is_set():
         raise SystemExit(_INTERRUPTED)
 
 
