@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -137,21 +138,16 @@ class Database:
         :raises InboxUnavailable: the database cannot do it within ``timeout``. Nothing of it is
             stored.
         """
-        options = {
-            "ants_dr_durable": durable,
-            "ants_dr_writes": writes,
-            "ants_dr_slow": not is_current,
-        }
         ends = time.monotonic() + self._timeout
         try:
-            engine = self._opened().execution_options(**options)
+            engine = self._opened()
             if self.is_sqlite:
                 self._check_file()
             if is_current and not self._is_current:
                 self._make_current(engine, ends)
-            with _connected(
-                engine, ends if is_current and not self.is_sqlite else None
-            ) as connection:
+            begin = partial(self._begin, durable=durable, writes=writes, is_slow=not is_current)
+            has_deadline = is_current and not self.is_sqlite
+            with _connected(engine, begin, ends if has_deadline else None) as connection:
                 yield connection
         except WrongVersion as error:
             _logger.error("%s", error)
@@ -204,14 +200,15 @@ class Database:
         Not under a lock: whoever has to wait for the database waits beside the others.
         """
         try:
-            reading = engine.execution_options(ants_dr_writes=False)
-            with _connected(reading, None if self.is_sqlite else ends) as connection:
+            reading = partial(self._begin, durable=True, writes=False)
+            with _connected(engine, reading, None if self.is_sqlite else ends) as connection:
                 check_version(connection)
         except WrongVersion:
             if not self.is_sqlite:
                 raise
             # One machine and nothing to install: neither is there a step to forget.
-            with engine.execution_options(ants_dr_writes=True).begin() as connection:
+            writing = partial(self._begin, durable=True, writes=True)
+            with _connected(engine, writing, None) as connection:
                 migrate(connection)
         if self.is_sqlite:
             self._file = self._identity()
@@ -224,8 +221,7 @@ class Database:
                 Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
             engine = create_engine(self.url, **options)
-            event.listen(engine, "connect", partial(_set_up_sqlite, self._timeout))
-            event.listen(engine, "begin", _begin_sqlite)
+            event.listen(engine, "connect", partial(_connect_to_sqlite, self._timeout))
             return engine
         driver = self.url.get_driver_name()
         if driver in {"psycopg", "psycopg2"}:
@@ -233,20 +229,33 @@ class Database:
         if driver == "psycopg":
             # A pooler in transaction mode hands the next transaction to another server process.
             options["connect_args"]["prepare_threshold"] = None
-        engine = create_engine(self.url, **options)
-        event.listen(engine, "begin", partial(_begin_postgresql, round(self._timeout * 1000)))
-        return engine
+        return create_engine(self.url, **options)
+
+    def _begin(
+        self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
+    ) -> None:
+        """Say what a transaction needs, as its first statements."""
+        if self.is_sqlite:
+            _begin_sqlite(connection, durable=durable, writes=writes)
+        elif not is_slow:
+            _begin_postgresql(connection, round(self._timeout * 1000), durable=durable)
 
 
 @contextmanager
-def _connected(engine: Engine, ends: float | None) -> Iterator[Connection]:
-    """A transaction that ends by a time, whatever the server does or does not."""
+def _connected(
+    engine: Engine, begin: Callable[[Connection], None], ends: float | None
+) -> Iterator[Connection]:
+    """A transaction that ends by a time, whatever the server does or does not.
+
+    :param begin: runs its first statements.
+    """
     for is_second in (False, True):
         started = time.monotonic()
         connection = engine.connect()
         with connection, _Deadline(connection, ends) as deadline:
             try:
                 transaction = connection.begin()
+                begin(connection)
             except DBAPIError as error:
                 # One of the pool that the server has closed since. (A ping before each use would
                 # cost a round trip, and wait for a server that does not answer.)
@@ -341,7 +350,7 @@ def _close(engine: Engine, process: int) -> None:
         engine.dispose()
 
 
-def _set_up_sqlite(timeout: float, connection: Any, record: object) -> None:
+def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
     ends = time.monotonic() + timeout
     while True:
         try:
@@ -355,21 +364,14 @@ def _set_up_sqlite(timeout: float, connection: Any, record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    level = "FULL" if options.get("ants_dr_durable", True) else "NORMAL"
-    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+def _begin_sqlite(connection: Connection, *, durable: bool, writes: bool) -> None:
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     # At once a writer: a reader that becomes one while another writes fails without waiting.
-    writes = options.get("ants_dr_writes", True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _begin_postgresql(milliseconds: int, connection: Connection) -> None:
-    options = connection.get_execution_options()
-    if options.get("ants_dr_slow"):
-        return
+def _begin_postgresql(connection: Connection, milliseconds: int, *, durable: bool) -> None:
     # Of this transaction alone, because behind a pooler the connection is others', too.
-    durable = options.get("ants_dr_durable", True)
     own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
     connection.exec_driver_sql(
         f"SELECT set_config('lock_timeout', '{milliseconds}', true),"

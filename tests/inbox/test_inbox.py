@@ -744,7 +744,7 @@ def test_two_blueprints_with_one_url_keep_their_own_timeout(inbox_url: str) -> N
         return Ants(app.test_client()).post(callback(detail()), url=url).status_code
 
     with ThreadPoolExecutor(1) as threads:
-        with engine_of(app).begin() as connection:  # on SQLite that locks it
+        with second.begin() as connection:  # on SQLite that locks it
             if not first.is_sqlite:
                 connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks")
             waiting = threads.submit(post, "/patient")
