@@ -188,7 +188,8 @@ class DeliveryReportBlueprint(Blueprint):
             _logger.warning(
                 "%s: callback refused with %d: %s", source, error.status, printable(str(error))
             )
-            dispatch_rejection(_app(), error, source)
+            inbox = registrations(_app())[source].inbox
+            dispatch_rejection(_app(), error, source, inbox.transaction if inbox else None)
             return _problem(_app(), error)
         return response
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
@@ -41,6 +43,10 @@ _SIGNAL_OF_STATE = {
 # What ends a process or a coroutine, and is nothing that a subscriber failed on.
 _NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 
+#: Makes what a subscriber's turn is in, and what commits or rolls back at its end.
+Transaction = Callable[[], AbstractContextManager[None]]
+_NO_TRANSACTION = nullcontext()
+
 
 class Listener(NamedTuple):
     """A subscriber to a signal."""
@@ -72,23 +78,29 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
 
 
 def dispatch_envelope(
-    app: Flask, report: DeliveryReport, invalid: Iterable[InvalidDetail]
+    app: Flask,
+    report: DeliveryReport,
+    invalid: Iterable[InvalidDetail],
+    transaction: Transaction | None = None,
 ) -> list[Exception]:
     """Send the signals of a callback but for its valid messages; return what subscribers raised."""
-    with Turns(app) as turns:
+    with Turns(app, transaction) as turns:
         turns.send_envelope(report, invalid)
     return turns.failures
 
 
-def dispatch_rejection(app: Flask, error: CallbackError, source: str) -> None:
+def dispatch_rejection(
+    app: Flask, error: CallbackError, source: str, transaction: Transaction | None = None
+) -> None:
     """Send :data:`callback_rejected`.
 
     :param app: the sender of the signal.
     :param error: why the callback is refused.
     :param source: the blueprint's name.
+    :param transaction: what each subscriber's turn is in.
     :raises ExceptionGroup: what subscribers raised, after all of them have run.
     """
-    with Turns(app) as turns:
+    with Turns(app, transaction) as turns:
         turns.send(callback_rejected, error=error, source=source)
     turns.raise_together()
 
@@ -97,13 +109,17 @@ class Turns:
     """Gives subscribers their turns, and keeps what they raise in ``failures``.
 
     After a failure the next one has an application context of its own, because what the failed one
-    left behind, a database session in need of a rollback, is bound to the context.
+    left behind, a database session in need of a rollback, is bound to the context. Where each turn
+    is in a transaction, each has one.
 
     Who listens is asked once, so that a signal without subscribers costs nothing.
+
+    :param transaction: makes what a subscriber's turn is in, where it is not given with the call.
     """
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, transaction: Transaction | None = None) -> None:
         self.app = app
+        self._transaction = transaction
         self.failures: list[Exception] = []
         self.current = ""
         """The name of the subscriber that was called last."""
@@ -144,19 +160,30 @@ class Turns:
     def send(self, signal: NamedSignal, **arguments: Any) -> None:
         """Call the subscribers of a signal, each whatever the others raise."""
         for listener in _listeners(self.app, signal):
-            self.call(listener, arguments)
+            self.call(listener, arguments, self._transaction)
 
-    def call(self, listener: Listener, arguments: dict[str, Any]) -> Exception | None:
+    def call(
+        self,
+        listener: Listener,
+        arguments: dict[str, Any],
+        transaction: Transaction | None = None,
+    ) -> Exception | None:
         """Give a subscriber its turn, and return what it raised.
 
         Not ``signal.send()``, which lets the first subscriber that raises stop the others.
         """
         self.current = listener.name
+        if transaction:
+            self._leave_own_context()
+            self._enter_own_context()
         try:
-            call = listener.call or self.app.ensure_sync(listener.subscriber)
-            result = call(self.app, **arguments)
-            if result is not None and isawaitable(result):
-                raise TypeError("it returned an awaitable: subscribe an async def function itself")
+            with transaction() if transaction else _NO_TRANSACTION:
+                call = listener.call or self.app.ensure_sync(listener.subscriber)
+                result = call(self.app, **arguments)
+                if result is not None and isawaitable(result):
+                    raise TypeError(
+                        "it returned an awaitable: subscribe an async def function itself"
+                    )
         except _NO_FAILURES:
             raise
         except BaseException as error:
@@ -185,9 +212,12 @@ class Turns:
             # Otherwise its transaction, with the locks that it holds, would be open below the next.
             self._end(partial(self.app.do_teardown_appcontext, error))
         self._leave_own_context()
+        self._enter_own_context()
+        return error
+
+    def _enter_own_context(self) -> None:
         self._own_context = self.app.app_context()
         self._own_context.push()
-        return error
 
     def _leave_own_context(self) -> None:
         context, self._own_context = self._own_context, None

@@ -11,6 +11,7 @@ from typing import Protocol
 from flask import Flask
 
 from .config import Settings
+from .dispatch import Transaction
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
@@ -25,6 +26,10 @@ NOTIFY_URL_CHARACTERS = 150
 
 class DurableInbox(Protocol):
     """What a blueprint needs of its inbox, which belongs to an extra."""
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """Makes what a subscriber's turn is in, where it is in the host's own database."""
 
     def accept(
         self,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import time
 import weakref
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextlib import contextmanager
 from contextlib import suppress
+from functools import cached_property
 from functools import partial
 from math import ceil
 from pathlib import Path
 from socket import SHUT_RDWR
 from socket import socket
-from sqlite3 import OperationalError
 from threading import Lock
 from threading import Timer
 from typing import Any
@@ -54,20 +55,29 @@ from .migrations import migrate
 
 _logger = logging.getLogger(__name__)
 
+# Of SQLite's PRAGMA synchronous.
+_NORMAL = 1
+_FULL = 2
+
 RETRY_AFTER = 30
 """Seconds."""
 
-_EXAMPLE = {
+#: A URL for each dialect that an inbox works with.
+EXAMPLES = {
     "postgresql": "postgresql+psycopg://host/database",
     "sqlite": "sqlite:////folder/inbox.sqlite3",
 }
 _NO_URL = (
     "must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
-    f" {_EXAMPLE['postgresql']}."
+    f" {EXAMPLES['postgresql']}."
 )
 
 # Where the package that brings a driver, ready to use, has another name.
 _PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+
+
+class WrongDatabase(ValueError):
+    """It is none that an inbox can use. The text names the cure."""
 
 
 class Database:
@@ -81,19 +91,18 @@ class Database:
 
     def __init__(self, url: str, timeout: float) -> None:
         try:
-            self.url = make_url(url)
-            dialect = self.url.get_dialect()
+            self._url = make_url(url)
+            dialect = self._url.get_dialect()
         except Exception:  # what SQLAlchemy raises depends on what is wrong
             raise ValueError(_NO_URL) from None
-        self.is_sqlite = dialect.name == "sqlite"
-        if not self.is_sqlite and dialect.name != "postgresql":
+        if dialect.name not in EXAMPLES:
             raise ValueError(_NO_URL)
-        if self.is_sqlite and _is_in_memory(self.url):
+        if _is_in_memory(self._url):
             raise ValueError(f"{_NO_URL} A database in memory keeps nothing.")
         if dialect.is_async:
             raise ValueError(
                 f"names {self.url.drivername}, which is for asyncio, and an inbox works without:"
-                f" take another, as in {_EXAMPLE[dialect.name]}."
+                f" take another, as in {EXAMPLES[dialect.name]}."
             )
         try:
             dialect.import_dbapi()
@@ -102,14 +111,31 @@ class Database:
             package = _PACKAGES.get(module, module)
             raise ValueError(
                 f"needs the driver {module}, which cannot be imported: pip install '{package}', or"
-                f" take one that is installed, as in {_EXAMPLE[dialect.name]}."
+                f" take one that is installed, as in {EXAMPLES[dialect.name]}."
             ) from None
+        self._set_up(timeout)
+
+    def _set_up(self, timeout: float) -> None:
         self._timeout = timeout
         self._engine: Engine | None = None
         self._is_current = False
         self._file: tuple[int, int] | None = None
         self._opening = Lock()
         self._process = os.getpid()
+
+    @property
+    def url(self) -> URL:
+        """Of the database, with its password."""
+        return self._url
+
+    @cached_property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @cached_property
+    def is_in_memory(self) -> bool:
+        """Whether it is one of SQLite's that ends with its process."""
+        return _is_in_memory(self.url)
 
     def create_tables(self) -> None:
         """Create the tables, or bring older ones up to this release's.
@@ -140,19 +166,19 @@ class Database:
         """
         ends = time.monotonic() + self._timeout
         try:
-            engine = self._opened()
+            engine = self.open()
             if self.is_sqlite:
                 self._check_file()
             if is_current and not self._is_current:
                 self._make_current(engine, ends)
-            begin = partial(self._begin, durable=durable, writes=writes, is_slow=not is_current)
-            has_deadline = is_current and not self.is_sqlite
-            with _connected(engine, begin, ends if has_deadline else None) as connection:
+            with self._transaction(
+                engine, None if not is_current else ends, durable=durable, writes=writes
+            ) as connection:
                 yield connection
-        except WrongVersion as error:
+        except (WrongDatabase, WrongVersion) as error:
             _logger.error("%s", error)
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
             if time.monotonic() >= ends:
@@ -164,7 +190,11 @@ class Database:
                 headers={"Retry-After": str(RETRY_AFTER)},
             ) from None
 
-    def _opened(self) -> Engine:
+    def open(self) -> Engine:
+        """The engine, which connects when it is first used.
+
+        :raises WrongDatabase: it is none that an inbox can use.
+        """
         with self._opening:
             if self._engine is None:
                 self._engine = self._make_engine()
@@ -183,7 +213,8 @@ class Database:
         if self._file is None or self._file == self._identity():
             return
         self._file, self._is_current = None, False
-        self.close()
+        if self._engine:
+            self._engine.dispose()
         raise OSError("the file was deleted or exchanged while it was open")
 
     def _identity(self) -> tuple[int, int] | None:
@@ -200,15 +231,13 @@ class Database:
         Not under a lock: whoever has to wait for the database waits beside the others.
         """
         try:
-            reading = partial(self._begin, durable=True, writes=False)
-            with _connected(engine, reading, None if self.is_sqlite else ends) as connection:
+            with self._transaction(engine, ends, writes=False) as connection:
                 check_version(connection)
         except WrongVersion:
             if not self.is_sqlite:
                 raise
             # One machine and nothing to install: neither is there a step to forget.
-            writing = partial(self._begin, durable=True, writes=True)
-            with _connected(engine, writing, None) as connection:
+            with self._transaction(engine, None) as connection:
                 migrate(connection)
         if self.is_sqlite:
             self._file = self._identity()
@@ -231,41 +260,39 @@ class Database:
             options["connect_args"]["prepare_threshold"] = None
         return create_engine(self.url, **options)
 
-    def _begin(
-        self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
-    ) -> None:
-        """Say what a transaction needs, as its first statements."""
-        if self.is_sqlite:
-            _begin_sqlite(connection, durable=durable, writes=writes)
-        elif not is_slow:
-            _begin_postgresql(connection, round(self._timeout * 1000), durable=durable)
+    @contextmanager
+    def _transaction(
+        self, engine: Engine, ends: float | None, *, durable: bool = True, writes: bool = True
+    ) -> Iterator[Connection]:
+        """A transaction that says itself all that it needs, because the engine can be the host's.
 
-
-@contextmanager
-def _connected(
-    engine: Engine, begin: Callable[[Connection], None], ends: float | None
-) -> Iterator[Connection]:
-    """A transaction that ends by a time, whatever the server does or does not.
-
-    :param begin: runs its first statements.
-    """
-    for is_second in (False, True):
-        started = time.monotonic()
-        connection = engine.connect()
-        with connection, _Deadline(connection, ends) as deadline:
-            try:
-                transaction = connection.begin()
-                begin(connection)
-            except DBAPIError as error:
-                # One of the pool that the server has closed since. (A ping before each use would
-                # cost a round trip, and wait for a server that does not answer.)
-                is_stale = error.connection_invalidated and not deadline.is_over
-                if is_second or not is_stale or time.monotonic() - started > 1:
-                    raise
-                continue
-            with transaction:
+        :param ends: when it ends, whatever the server does or does not; ``None`` for what takes
+            its time.
+        """
+        milliseconds = round(self._timeout * 1000)
+        for is_second in (False, True):
+            started = time.monotonic()
+            connection = engine.connect()
+            with connection, _Deadline(connection, ends) as deadline, ExitStack() as stack:
+                if self.is_sqlite:
+                    settings = _sqlite_settings(connection, milliseconds, durable=durable)
+                    stack.enter_context(settings)
+                transaction = stack.enter_context(connection.begin())
+                try:
+                    if self.is_sqlite:
+                        _begin_sqlite(connection, writes=writes)
+                    elif ends is not None:
+                        _begin_postgresql(connection, milliseconds, durable=durable)
+                except DBAPIError as error:
+                    # One of the pool that the server has closed since. (A ping before each use
+                    # would cost a round trip, and wait for a server that does not answer.)
+                    is_stale = error.connection_invalidated and not deadline.is_over
+                    if is_second or not is_stale or time.monotonic() - started > 1:
+                        raise
+                    transaction.rollback()
+                    continue
                 yield connection
-            return
+                return
 
 
 class _Deadline:
@@ -276,6 +303,7 @@ class _Deadline:
         self._lock = Lock()
         self._has_ended = False
         driver_connection: Any = connection.connection.driver_connection
+        # SQLite, which waits for nobody but a lock, has none.
         self._fileno = getattr(driver_connection, "fileno", None) if ends else None
         left = max(0.0, (ends or 0.0) - time.monotonic())
         self._timer = Timer(left, self._cut) if self._fileno else None
@@ -340,6 +368,8 @@ def insert_new(
 
 
 def _is_in_memory(url: URL) -> bool:
+    if url.get_backend_name() != "sqlite":
+        return False
     name = url.database or ":memory:"
     return name.endswith(":memory:") or url.query.get("mode") == "memory"
 
@@ -356,7 +386,7 @@ def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             break
-        except OperationalError:
+        except sqlite3.OperationalError:
             # For a new file SQLite does not wait until another process has done so.
             if time.monotonic() >= ends:
                 raise
@@ -364,8 +394,30 @@ def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _begin_sqlite(connection: Connection, *, durable: bool, writes: bool) -> None:
-    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+@contextmanager
+def _sqlite_settings(connection: Connection, milliseconds: int, *, durable: bool) -> Iterator[None]:
+    """What cannot be said within a transaction, until the connection is back with its owner."""
+    cursor = connection.connection.cursor()
+    settings = {"busy_timeout": milliseconds, "synchronous": _FULL if durable else _NORMAL}
+    before = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in settings}
+    changed = [name for name, value in settings.items() if before[name] != value]
+    try:
+        for name in changed:
+            cursor.execute(f"PRAGMA {name}={settings[name]}")
+        yield
+    finally:
+        for name in changed:
+            cursor.execute(f"PRAGMA {name}={before[name]}")
+
+
+def _begin_sqlite(connection: Connection, *, writes: bool) -> None:
+    # SQLAlchemy takes it for begun, and the driver waits for the first write.
+    driver_connection: Any = connection.connection.driver_connection
+    if driver_connection.in_transaction:
+        if not writes or _is_in_memory(connection.engine.url):
+            return
+        # By an event of a host's engine, as a reader.
+        connection.exec_driver_sql("COMMIT")
     # At once a writer: a reader that becomes one while another writes fails without waiting.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

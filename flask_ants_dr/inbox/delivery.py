@@ -32,7 +32,10 @@ from .messages import Outcome
 from .tables import State
 
 if TYPE_CHECKING:
+    from sqlalchemy import Update
+
     from .inbox import BoundInbox
+    from .session import Turn
 
 _logger = logging.getLogger(__name__)
 
@@ -102,6 +105,8 @@ class Attempt:
     """One that is under way."""
 
     row: Claimed
+    token: str
+    """Of the claim."""
     message: MessageReport | None
     """``None`` where the stored callback no longer has it."""
     report: DeliveryReport
@@ -139,12 +144,14 @@ class Batch:
             if self.is_blocked:
                 return None
             self._left.discard(row.id)
-            self._current = Attempt(row, message, report, row.had_by, time.monotonic())
+            now = time.monotonic()
+            self._current = Attempt(row, self._token, message, report, row.had_by, now)
             return self._current
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: Outcome | None) -> None:
         """Take what became of it: to be marked at once if it failed, else with its group.
 
+        :param outcome: ``None`` where the claim had ended, and the message is another's.
         :raises InboxUnavailable: the database failed. It will be tried again.
         """
         now = time.monotonic()
@@ -152,6 +159,8 @@ class Batch:
             if self.is_blocked:
                 return
             self._current = None
+            if outcome is None or outcome.is_marked:
+                return
             if not self._outcomes:
                 self._first = now
             self._outcomes.append(outcome)
@@ -176,11 +185,7 @@ class Batch:
                     self._outcomes = outcomes + self._outcomes
                 raise
         for one in late:
-            _logger.warning(
-                "%s: message %d was taken for left by a dead process, and dispatched again",
-                self.inbox.source,
-                one.message.id,
-            )
+            _warn_of_lost(self.inbox, one.message)
 
     def close(self) -> None:
         """Mark what has an outcome, and give the rest back.
@@ -320,7 +325,8 @@ def dispatch(
         return
     turns = Turns(inbox.app)
     batch = Batch(inbox, token, rows, turns)
-    _keeper.add(batch)
+    if not inbox.database.is_in_memory:  # which is nobody else's
+        _keeper.add(batch)
     try:
         before()
         for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
@@ -338,14 +344,19 @@ def dispatch(
                     batch.end(unfinished(inbox, row))
                     raise
                 batch.end(outcome)
-                if outcome.state is State.DEAD and not batch.is_blocked:
+                if outcome and not batch.is_blocked:
                     tell_of_dead(inbox, outcome, message, report)
     finally:
         batch.close()
 
 
-def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome:
-    """Give each subscriber that has not had a message its turn; nothing is written."""
+def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None:
+    """Give each subscriber that has not had a message its turn.
+
+    Nothing is written, but for the notes in a host's own transactions.
+
+    :return: ``None`` where the claim had ended, so that a host's transaction was rolled back.
+    """
     row, message, report = current.row, current.message, current.report
     if message is None:
         error = LookupError("the configuration in force does not find it in its callback")
@@ -353,23 +364,30 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome:
     errors: dict[str, Exception] = {}
     waits: list[tuple[float, str]] = []
     arguments = {"message": message, "report": report}
+    is_marked = undoes_note = False
     turns.failures.clear()
     try:
         with inbox.app.app_context(), turns:
-            for listener in turns.of_message(message):
+            listeners = [one for one in turns.of_message(message) if one.name not in row.had_by]
+            for listener in listeners:
                 name = listener.name
-                if name in row.had_by:
-                    continue
                 if rest := inbox.breaker.rests(name):
                     waits.append((rest, name))
                     continue
-                raised = turns.call(listener, arguments)
+                is_last = listener is listeners[-1] and not errors and not waits
+                turn = _turn(inbox, current, name, is_last=is_last)
+                raised = turns.call(listener, arguments, turn.transaction if turn else None)
+                if turn and turn.is_lost:
+                    _warn_of_lost(inbox, row)
+                    return None
                 if isinstance(raised, RetryLater):
                     waits.append((raised.seconds, name))
                 elif raised is None or isinstance(raised, Discard):
                     current.had_by += (name,)
+                    is_marked = is_last and turn is not None
                 else:
                     errors[name] = raised
+                undoes_note |= bool(raised and turn and turn.is_noted)
                 inbox.breaker.note(name, failed=name in errors)
     except Exception as error:  # of the host's teardown functions
         errors[""] = error
@@ -377,13 +395,45 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome:
         if other not in errors.values() and not isinstance(other, RetryLater | Discard):
             errors[""] = other
     if errors:
-        return failed(inbox, row, message, report, errors, current.had_by)
+        outcome = failed(inbox, row, message, report, errors, current.had_by)
+        return replace(outcome, undoes_note=undoes_note)
     if waits:
         seconds, name = min(waits)
         # To the tenth of a second, so that those that wait for the same are marked together.
         due_at = round(time.time() + seconds, 1)
-        return Outcome(row, State.WAITING, row.attempts, due_at, current.had_by, failed_by=name)
-    return Outcome(row, State.DONE, row.attempts + 1)
+        return Outcome(
+            row,
+            State.WAITING,
+            row.attempts,
+            due_at,
+            current.had_by,
+            failed_by=name,
+            undoes_note=undoes_note,
+        )
+    return Outcome(row, State.DONE, row.attempts + 1, is_marked=is_marked)
+
+
+def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> Turn | None:
+    """A subscriber's turn in the host's own transaction, where there is one."""
+    if inbox.host is None:
+        return None
+
+    def note() -> Update:
+        now, had_by = time.time(), (*current.had_by, name)
+        return messages.note(
+            current.token, current.row, had_by, is_last=is_last, now=now, until=now + CLAIM
+        )
+
+    return inbox.host.turn(note)
+
+
+def _warn_of_lost(inbox: BoundInbox, row: Claimed) -> None:
+    _logger.warning(
+        "%s: the claim of message %d had ended before its outcome was marked; it may have been"
+        " taken for left by a dead process, and dispatched again",
+        inbox.source,
+        row.id,
+    )
 
 
 def failed(
@@ -442,7 +492,8 @@ def tell_of_dead(
     """Send :data:`~flask_ants_dr.message_dead`, where an outcome says so."""
     if outcome.state is not State.DEAD:
         return
-    with suppress(Exception), inbox.app.app_context(), Turns(inbox.app) as turns:
+    turns = Turns(inbox.app, inbox.transaction)
+    with suppress(Exception), inbox.app.app_context(), turns:
         turns.send(
             message_dead,
             message=message,

@@ -11,16 +11,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
+from typing import cast
 from uuid import uuid4
 
 from flask import Flask
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
+from ..dispatch import Transaction
 from ..dispatch import dispatch_envelope
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
@@ -47,6 +52,10 @@ from .quarantine import Entry
 from .quarantine import Quarantined
 from .tables import State
 
+if TYPE_CHECKING:
+    from .session import HostDatabase
+    from .session import HostSession
+
 _logger = logging.getLogger(__name__)
 
 _DAY = 86_400
@@ -72,6 +81,11 @@ class Inbox:
         the rest is a worker's.
     :param enqueue: called after the commit with the source and the ids of new messages where
         ``eager`` is ``False``: :func:`flask_ants_dr.inbox.celery.enqueue`.
+    :param session: the session of the host's own database, in which the inbox's tables are, too: a
+        scoped session such as ``db.session`` of Flask-SQLAlchemy, or a function that returns the
+        present :class:`~sqlalchemy.orm.Session`. Then what each subscriber writes in it is
+        committed together with the note that it has had the message, and rolled back if it raises:
+        once, whatever ends a process in between. The session's engine is used for everything.
     :param max_attempts: how often a message is dispatched before it is set aside as dead. The
         default takes some three days, on average.
     :param lease: how long subscribers may take for one message, in seconds. Beyond it the attempt
@@ -95,6 +109,7 @@ class Inbox:
     eager: bool = True
     eager_seconds: float = 5.0
     enqueue: Callable[[str, Sequence[int]], None] | None = None
+    session: HostSession | None = field(default=None, repr=False)
     max_attempts: int = 150
     lease: float = 300.0
     backoff: float = 5.0
@@ -127,17 +142,22 @@ class Inbox:
         :raises ValueError: the URL is none that an inbox can use, or its driver is missing; the
             message names the key and the cure.
         """
-        path = Path(app.instance_path, "ants_dr.sqlite3")
-        url = app.config.get(key) or f"sqlite:///{path}"
-        databases: dict[tuple[str, float], Database] = app.extensions.setdefault(
-            "ants_dr_databases", {}
-        )
-        try:
-            database = Database(url, self.timeout)
-        except ValueError as error:
-            raise ValueError(f"{key} {error}") from None
-        database = databases.setdefault((url, self.timeout), database)
-        return BoundInbox(app, source, self, database)
+        url = app.config.get(key)
+        databases: dict[object, Database] = app.extensions.setdefault("ants_dr_databases", {})
+        if self.session is not None:
+            from .session import HostDatabase
+
+            database: Database = HostDatabase(app, self.session, self.timeout, url, key)
+            of: object = self.session
+            with suppress(RuntimeError, SQLAlchemyError):  # db.init_app(app) may come later
+                database.open()
+        else:
+            of = url = url or f"sqlite:///{Path(app.instance_path, 'ants_dr.sqlite3')}"
+            try:
+                database = Database(url, self.timeout)
+            except ValueError as error:
+                raise ValueError(f"{key} {error}") from None
+        return BoundInbox(app, source, self, databases.setdefault((of, self.timeout), database))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +182,8 @@ class BoundInbox:
         """The name that the blueprint is registered under."""
         self.options = options
         self.database = database
+        self.host = cast("HostDatabase | None", database if options.session is not None else None)
+        """Where the inbox is in the host's own database."""
         self.breaker = Breaker()
         self.blocked: set[int] = set()
         """The threads in which a subscriber took longer than the lease."""
@@ -266,6 +288,11 @@ class BoundInbox:
 
         delivery.dispatch(self, token, rows, self._load, stop or _never, before)
         return len(rows)
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """Makes what a subscriber's turn is in, where the host has given its session."""
+        return self.host.transaction if self.host else None
 
     def probe(self) -> None:
         """Write a callback of 100 kB, as a request would, and take it back.
@@ -444,7 +471,7 @@ class BoundInbox:
         """
 
         def tell() -> None:
-            self._log(dispatch_envelope(self.app, loaded[0], invalid))
+            self._log(dispatch_envelope(self.app, loaded[0], invalid, self.transaction))
 
         if self.options.eager:
             end = time.monotonic() + self.options.eager_seconds

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
+from sqlalchemy import Update
 from sqlalchemy import and_
 from sqlalchemy import delete
 from sqlalchemy import func
@@ -63,6 +64,10 @@ class Outcome:
     had_by: tuple[str, ...] = ()
     failed_by: str | None = None
     error: str | None = None
+    is_marked: bool = False
+    """Whether it stands in the database already, by the host's own transaction."""
+    undoes_note: bool = False
+    """Whether its last subscriber may have committed the note that it is done, and then raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +209,15 @@ def mark(
     """
     alike: dict[tuple[Any, ...], list[Outcome]] = defaultdict(list)
     for one in outcomes:
-        same = one.state, one.attempts, one.due_at, one.had_by, one.failed_by, one.error
+        same = (
+            one.state,
+            one.attempts,
+            one.due_at,
+            one.had_by,
+            one.failed_by,
+            one.error,
+            one.undoes_note,
+        )
         alike[same].append(one)
     late: list[Outcome] = []
     for group in alike.values():
@@ -222,6 +235,8 @@ def mark(
         elif first.failed_by:
             values |= {"failed_by": first.failed_by}
         ours = messages.c.claim == token
+        if not first.undoes_note:
+            ours &= is_claimed
         statement = update(messages).where(among(connection, messages.c.id, ids), ours)
         if connection.execute(statement.values(values)).rowcount != len(ids):
             left = select(messages.c.id).where(
@@ -230,6 +245,39 @@ def mark(
             marked = set(connection.scalars(left))
             late += [one for one in group if one.message.id not in marked]
     return late
+
+
+def note(
+    token: str,
+    message: Claimed,
+    had_by: tuple[str, ...],
+    *,
+    is_last: bool,
+    now: float,
+    until: float,
+) -> Update:
+    """What notes, in a host's transaction, that subscribers have had a message.
+
+    It changes one row, or none where the claim has ended. The claim stays with the row, so that
+    what a subscriber raises after its commit can still be marked.
+
+    :param is_last: whether no other subscriber is to have it: then it is done.
+    :param until: the end of the claim from here on.
+    """
+    values: dict[str, Any] = (
+        {
+            "state": State.DONE,
+            "attempts": message.attempts + 1,
+            "had_by": None,
+            "failed_by": None,
+            "error": None,
+            "finished_at": now,
+        }
+        if is_last
+        else {"had_by": json.dumps(had_by), "due_at": until}
+    )
+    ours = (messages.c.id == message.id, messages.c.claim == token)
+    return update(messages).where(*ours).values(values)
 
 
 def renew(connection: Connection, token: str, until: float) -> None:
