@@ -2,12 +2,14 @@
 
 It is configured from the environment: ``FLASK_ANTS_DR_*``, and ``HOST_ENGINE`` (``eager``,
 ``deferred`` or ``celery``), ``HOST_RECORD`` (a file that gets a line for each message),
-``HOST_KILL`` (the id of a message at which the process dies, once) and ``HOST_BROKER``.
+``HOST_KILL`` (the id of a message at which the process dies, once) and ``HOST_BROKER``. With
+``FLASK_SQLALCHEMY_DATABASE_URI`` the inbox is in that database, and two subscribers write there.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from typing import Any
 from celery import Celery
 from celery import Task
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import mapped_column
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
@@ -26,6 +32,18 @@ from flask_ants_dr.inbox.celery import enqueue
 # So that tests need not wait for half a minute until a dead process is noticed.
 delivery.CLAIM = float(os.environ.get("HOST_CLAIM", "2"))
 delivery.RENEWED = delivery.CLAIM / 3
+if "HOST_RESTS" in os.environ:
+    delivery._RESTS = float(os.environ["HOST_RESTS"])
+
+db = SQLAlchemy()
+
+
+class Effect(db.Model):  # type: ignore[misc,name-defined]
+    """What a subscriber has done. Nothing in it would catch a repetition."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    of: Mapped[str] = mapped_column(String(100))
+    by: Mapped[str] = mapped_column(String(100))
 
 
 def create_app() -> Flask:
@@ -34,7 +52,9 @@ def create_app() -> Flask:
     engine = os.environ["HOST_ENGINE"]
     if engine == "celery":
         init_celery(app)
+    in_own_database = "SQLALCHEMY_DATABASE_URI" in app.config
     inbox = Inbox(
+        session=db.session if in_own_database else None,
         eager=engine == "eager",
         enqueue=enqueue if engine == "celery" else None,
         backoff=0.1,
@@ -42,7 +62,12 @@ def create_app() -> Flask:
         timeout=20,
     )
     app.register_blueprint(DeliveryReportBlueprint(inbox=inbox))
-    message_reported.connect(record, sender=app)
+    if in_own_database:
+        db.init_app(app)
+        message_reported.connect(leaves, sender=app)
+        message_reported.connect(fails_at_times, sender=app)
+    else:
+        message_reported.connect(record, sender=app)
     return app
 
 
@@ -81,3 +106,17 @@ def record(app: Flask, message: MessageReport, **extra: Any) -> None:
     if message.message_id == os.environ.get("HOST_KILL") and not killed.exists():
         killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leaves(app: Flask, message: MessageReport, **extra: Any) -> None:
+    """It leaves the commit to the inbox."""
+    db.session.add(Effect(of=message.message_id, by="leaves"))
+
+
+def fails_at_times(app: Flask, message: MessageReport, **extra: Any) -> None:
+    """It fails a third of the time, and else commits itself."""
+    db.session.add(Effect(of=message.message_id, by="fails"))
+    db.session.flush()
+    if random.random() < 1 / 3:
+        raise RuntimeError("a third of the time")
+    db.session.commit()

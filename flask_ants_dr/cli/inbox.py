@@ -52,9 +52,12 @@ def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
                 " DeliveryReportBlueprint(inbox=Inbox())."
             )
         from ..inbox import bound_inboxes
+        from ..inbox.database import WrongDatabase
 
         try:
             command(bound_inboxes(current()), *args, **kwargs)
+        except WrongDatabase as error:
+            raise click.ClickException(str(error)) from None
         except InboxUnavailable:
             raise click.ClickException(
                 "The inbox's database failed; the log says why. If its tables are missing, run"

@@ -31,6 +31,8 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask.cli import run_command
 from packaging.requirements import Requirement
+from sqlalchemy import select
+from sqlalchemy import update
 from werkzeug.datastructures import Authorization
 
 import flask_ants_dr
@@ -51,6 +53,7 @@ from flask_ants_dr import simulator
 from flask_ants_dr import testing
 from flask_ants_dr.cli import cli
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
@@ -58,6 +61,7 @@ from kit import ROOT
 from kit import Ants
 from kit import bound_inbox
 from kit import callback
+from kit import counts
 from kit import detail
 from kit import make_app
 from servers import free_port
@@ -561,6 +565,30 @@ def test_reliability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert operators.post("/operators/retry").get_json() == {"ants_dr": 1}
     assert operators.get("/operators/dead").get_json() == {"ants_dr": []}
     bound_inbox(names["app"]).database.close()
+
+
+def test_sqlalchemy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that comes before its row, and one whose sum is counted once."""
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.sqlite3")
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    names = program(page("sqlalchemy"))
+    app, db, sms = names["create_app"](), names["db"], names["Sms"]
+    inbox = bound_inbox(app)
+    with app.app_context():
+        db.create_all()
+        report = make_report(make_message("EXPIRED", message_id="1"))
+        AntsClient(app.test_client()).deliver(report)
+        assert counts(app)["pending"] == 1
+        db.session.add(sms(message_id="1"))
+        db.session.commit()
+        with inbox.database.begin() as connection:
+            connection.execute(update(messages).values(due_at=0.0))
+        inbox.take()
+        AntsClient(app.test_client()).deliver(report)
+        assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+        assert db.session.execute(select(sms.state, sms.refunds)).all() == [("EXPIRED", 1)]
+        db.engine.dispose()
 
 
 def test_the_sql_of_reliability_on_postgresql(postgresql: Any) -> None:
