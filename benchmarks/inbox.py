@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
 from contextlib import contextmanager
+from datetime import UTC
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -84,6 +86,7 @@ def envelope(number: int) -> Envelope:
         content_type="application/json",
         url_variables={},
         query={},
+        received_at=datetime.now(UTC),
         body=body("json", MESSAGES, number),
     )
 
@@ -262,7 +265,7 @@ def claim_once(inbox: BoundInbox) -> None:
 def fill(inbox: BoundInbox, count: int) -> None:
     now = time.time()
     with inbox.database.begin(is_current=False) as connection:
-        callback_id = callbacks.insert(connection, envelope(-1), now)
+        callback_id = callbacks.insert(connection, envelope(-1))
         for start in range(0, count, 50_000):
             rows = [
                 {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import UTC
+from datetime import datetime
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import cast
@@ -204,6 +206,7 @@ class DeliveryReportBlueprint(Blueprint):
             content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=_query(callback.query_string) if callback.query_string else {},
+            received_at=datetime.now(UTC),
             body=_read_body(callback, registration.settings.max_content_length),
         )
         return _answer(app, receive(app, registration, envelope))

@@ -144,6 +144,8 @@ class DeliveryReport:
     """The name of the blueprint that received it."""
     url_params: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The query string and the URL variables of the callback."""
+    received_at: datetime | None = field(default=None, compare=False)
+    """When the callback came, in UTC. ``None`` for a report that came in none."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Members that no schema knows, and what could not be read, as JSON has them (numbers as
     ``int`` or ``float``)."""
@@ -167,6 +169,8 @@ class Envelope:
     """The variables of the URL rule."""
     query: Mapping[str, str] = field(hash=False, repr=False)
     """The query string."""
+    received_at: datetime
+    """When it came, in UTC."""
     body: bytes = field(repr=False)
 
     @property

@@ -105,7 +105,11 @@ def _load(
     registration: Registration, envelope: Envelope
 ) -> tuple[DeliveryReport, list[InvalidDetail]]:
     fast = registration.fast
-    about: dict[str, Any] = {"source": envelope.source, "url_params": envelope.url_params}
+    about: dict[str, Any] = {
+        "source": envelope.source,
+        "url_params": envelope.url_params,
+        "received_at": envelope.received_at,
+    }
     document = json_document(envelope.body, envelope.content_type) if fast else None
     if fast and document is not None and (loaded := fast.load_json(document, about)):
         return loaded

@@ -387,6 +387,7 @@ def received(known: Registration, value: Any) -> Received:
         content_type="application/json",
         url_variables={},
         query={},
+        received_at=datetime(2019, 5, 27, tzinfo=UTC),
         body=to_json(value).encode(),
     )
     return read(known, envelope)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC
+from datetime import datetime
 from hashlib import blake2b
 
 from sqlalchemy import ColumnElement
@@ -59,7 +61,7 @@ def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDet
     return _digest(*_origin(envelope), report.bulk_id, payload)
 
 
-def insert(connection: Connection, envelope: Envelope, now: float) -> int:
+def insert(connection: Connection, envelope: Envelope) -> int:
     """Store a callback and return its id."""
     statement = insert_into(callbacks).values(
         source=envelope.source,
@@ -68,7 +70,7 @@ def insert(connection: Connection, envelope: Envelope, now: float) -> int:
         url_variables=json.dumps(dict(envelope.url_variables)),
         query=json.dumps(dict(envelope.query)),
         body=envelope.body,
-        received_at=now,
+        received_at=envelope.received_at.timestamp(),
     )
     (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
     return int(callback_id)
@@ -99,6 +101,7 @@ def load(connection: Connection, callback_id: int) -> Envelope:
         content_type=row.content_type,
         url_variables=json.loads(row.url_variables),
         query=json.loads(row.query),
+        received_at=datetime.fromtimestamp(row.received_at, UTC),
         body=bytes(row.body),
     )
 

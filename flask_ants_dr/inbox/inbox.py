@@ -13,6 +13,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from datetime import UTC
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -214,7 +215,7 @@ class BoundInbox:
         due_at = now + delivery.CLAIM if claim else now
         with self.database.begin() as connection:
             if callback_id is None:
-                callback_id = callbacks.insert(connection, envelope, now)
+                callback_id = callbacks.insert(connection, envelope)
             else:
                 callbacks.lock(connection, callback_id)
             new = messages.insert(
@@ -243,7 +244,7 @@ class BoundInbox:
             problem = {"detail": error.detail, "errors": error.errors}
         entry = Entry(key=key_of_body(envelope), position=None, error=problem)
         with self.database.begin() as connection:
-            callback_id = callbacks.insert(connection, envelope, now)
+            callback_id = callbacks.insert(connection, envelope)
             if not self._keep(connection, callback_id, [entry], now):
                 callbacks.remove(connection, callback_id)
 
@@ -301,14 +302,19 @@ class BoundInbox:
             read only, or its tables are another release's.
         """
         empty = Envelope(
-            source=self.source, content_type="", url_variables={}, query={}, body=bytes(_PROBE)
+            source=self.source,
+            content_type="",
+            url_variables={},
+            query={},
+            received_at=datetime.now(UTC),
+            body=bytes(_PROBE),
         )
         with self.database.begin() as connection:
             if self.database.is_sqlite:
                 # It writes nothing before the commit, but for what its cache does not hold.
                 connection.exec_driver_sql("PRAGMA cache_size = 1")
             written = connection.begin_nested()
-            callbacks.insert(connection, empty, time.time())
+            callbacks.insert(connection, empty)
             written.rollback()
             if self.database.is_sqlite:
                 connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes

@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextlib import suppress
 from dataclasses import fields
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -1088,3 +1091,20 @@ def test_a_pooler_in_transaction_mode(inbox_url: str, tmp_path: Path) -> None:
         bound_inbox(app).database.close()
         pooler.terminate()
         pooler.communicate()
+
+
+def test_a_report_says_when_it_came(make_inbox_app: MakeApp) -> None:
+    """Also where it is dispatched later."""
+    app = make_inbox_app(eager=False)
+    heard = Heard(app)
+    before = datetime.now(UTC)
+    Ants(app.test_client()).post(many(1))
+    after = datetime.now(UTC)
+    drain(app)
+    (envelope,), (message,) = (
+        heard.arguments("report_received"),
+        heard.arguments("message_reported"),
+    )
+    assert before <= envelope["report"].received_at <= after
+    dispatched = message["report"].received_at
+    assert abs(dispatched - envelope["report"].received_at) < timedelta(milliseconds=1)
