@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import random
 import time
 import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
 from contextlib import contextmanager
 from contextlib import suppress
 from functools import partial
-from math import ceil
-from pathlib import Path
 from socket import SHUT_RDWR
 from socket import socket
-from sqlite3 import OperationalError
 from threading import Lock
 from threading import Timer
-from typing import Any
 from typing import Self
+from typing import TypeVar
 
-from sqlalchemy import JSON
 from sqlalchemy import URL
-from sqlalchemy import BigInteger
-from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Engine
-from sqlalchemy import Integer
-from sqlalchemy import Table
-from sqlalchemy import any_
-from sqlalchemy import cast
-from sqlalchemy import create_engine
-from sqlalchemy import event
-from sqlalchemy import func
-from sqlalchemy import literal
 from sqlalchemy import make_url
-from sqlalchemy import select
-from sqlalchemy import true
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
 from ..escaping import printable
+from .dialects import DIALECTS
+from .dialects import dialect_of
 from .migrations import WrongVersion
 from .migrations import check_version
 from .migrations import migrate
@@ -57,21 +39,27 @@ _logger = logging.getLogger(__name__)
 RETRY_AFTER = 30
 """Seconds."""
 
-_EXAMPLE = {
-    "postgresql": "postgresql+psycopg://host/database",
-    "sqlite": "sqlite:////folder/inbox.sqlite3",
-}
 _NO_URL = (
-    "must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
-    f" {_EXAMPLE['postgresql']}."
+    "must be an SQLAlchemy URL of SQLite in a file, of PostgreSQL, of MariaDB or of MySQL, such as"
+    f" {DIALECTS['postgresql'].example}."
 )
 
+# How often a transaction is tried that fails because of others, and how long it pauses, at most.
+_TRIES = 3
+_PAUSE = 0.05
+
 # Where the package that brings a driver, ready to use, has another name.
-_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+_PACKAGES = {
+    "MySQLdb": "mysqlclient",
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+}
+
+_T = TypeVar("_T")
 
 
 class Database:
-    """SQLite or PostgreSQL, opened when it is first needed: after a server has forked.
+    """The database of an inbox, opened when it is first needed: after a server has forked.
 
     :param url: an SQLAlchemy URL.
     :param timeout: how long to wait for a lock or a connection, in seconds.
@@ -85,15 +73,16 @@ class Database:
             dialect = self.url.get_dialect()
         except Exception:  # what SQLAlchemy raises depends on what is wrong
             raise ValueError(_NO_URL) from None
-        self.is_sqlite = dialect.name == "sqlite"
-        if not self.is_sqlite and dialect.name != "postgresql":
+        if dialect.name not in DIALECTS:
             raise ValueError(_NO_URL)
+        self.dialect = DIALECTS[dialect.name]
+        self.is_sqlite = dialect.name == "sqlite"
         if self.is_sqlite and _is_in_memory(self.url):
             raise ValueError(f"{_NO_URL} A database in memory keeps nothing.")
         if dialect.is_async:
             raise ValueError(
                 f"names {self.url.drivername}, which is for asyncio, and an inbox works without:"
-                f" take another, as in {_EXAMPLE[dialect.name]}."
+                f" take another, as in {self.dialect.example}."
             )
         try:
             dialect.import_dbapi()
@@ -102,7 +91,7 @@ class Database:
             package = _PACKAGES.get(module, module)
             raise ValueError(
                 f"needs the driver {module}, which cannot be imported: pip install '{package}', or"
-                f" take one that is installed, as in {_EXAMPLE[dialect.name]}."
+                f" take one that is installed, as in {self.dialect.example}."
             ) from None
         self._timeout = timeout
         self._engine: Engine | None = None
@@ -139,16 +128,53 @@ class Database:
             stored.
         """
         ends = time.monotonic() + self._timeout
+        with (
+            self._answering(ends),
+            self._transaction(
+                ends, durable=durable, writes=writes, is_current=is_current
+            ) as connection,
+        ):
+            yield connection
+
+    def run(
+        self, work: Callable[[Connection], _T], *, durable: bool = True, writes: bool = True
+    ) -> _T:
+        """Do something in one transaction, as :meth:`begin` makes it, and return what it returns.
+
+        Where it fails because of another transaction (a deadlock, of which a database ends one) it
+        is done again, a few times within ``timeout``.
+        """
+        ends = time.monotonic() + self._timeout
+        with self._answering(ends):
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    with self._transaction(ends, durable=durable, writes=writes) as connection:
+                        return work(connection)
+                except DBAPIError as error:
+                    is_over = not tries_left or time.monotonic() >= ends
+                    if is_over or not self.dialect.is_conflict(error):
+                        raise
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
+        raise AssertionError  # it has returned or raised
+
+    @contextmanager
+    def _transaction(
+        self, ends: float, *, durable: bool, writes: bool, is_current: bool = True
+    ) -> Iterator[Connection]:
+        engine = self._opened() if is_current else self._make_engine(is_patient=True)
+        if self.is_sqlite:
+            self._check_file()
+        if is_current and not self._is_current:
+            self._make_current(engine, ends)
+        begin = partial(self._begin, durable=durable, writes=writes, is_slow=not is_current)
+        with _connected(engine, begin, ends if is_current else None) as connection:
+            yield connection
+
+    @contextmanager
+    def _answering(self, ends: float) -> Iterator[None]:
+        """What fails is told in the log, and answered with a 503."""
         try:
-            engine = self._opened()
-            if self.is_sqlite:
-                self._check_file()
-            if is_current and not self._is_current:
-                self._make_current(engine, ends)
-            begin = partial(self._begin, durable=durable, writes=writes, is_slow=not is_current)
-            has_deadline = is_current and not self.is_sqlite
-            with _connected(engine, begin, ends if has_deadline else None) as connection:
-                yield connection
+            yield
         except WrongVersion as error:
             _logger.error("%s", error)
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
@@ -167,7 +193,7 @@ class Database:
     def _opened(self) -> Engine:
         with self._opening:
             if self._engine is None:
-                self._engine = self._make_engine()
+                self._engine = self._make_engine(is_patient=False)
                 # With its application, of which a host's tests make many: Python warns of
                 # connections that nobody closes.
                 closing = weakref.finalize(self, _close, self._engine, os.getpid())
@@ -214,31 +240,16 @@ class Database:
             self._file = self._identity()
         self._is_current = True
 
-    def _make_engine(self) -> Engine:
-        options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
-        if self.is_sqlite:
-            if not (self.url.database or "").startswith("file:"):  # a URI of SQLite's own
-                Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-            options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
-            engine = create_engine(self.url, **options)
-            event.listen(engine, "connect", partial(_connect_to_sqlite, self._timeout))
-            return engine
-        driver = self.url.get_driver_name()
-        if driver in {"psycopg", "psycopg2"}:
-            options["connect_args"] = {"connect_timeout": max(2, ceil(self._timeout))}
-        if driver == "psycopg":
-            # A pooler in transaction mode hands the next transaction to another server process.
-            options["connect_args"]["prepare_threshold"] = None
-        return create_engine(self.url, **options)
+    def _make_engine(self, *, is_patient: bool) -> Engine:
+        return self.dialect.make_engine(self.url, self._timeout, is_patient=is_patient)
 
     def _begin(
         self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
     ) -> None:
         """Say what a transaction needs, as its first statements."""
-        if self.is_sqlite:
-            _begin_sqlite(connection, durable=durable, writes=writes)
-        elif not is_slow:
-            _begin_postgresql(connection, round(self._timeout * 1000), durable=durable)
+        self.dialect.begin(
+            connection, self._timeout, durable=durable, writes=writes, is_slow=is_slow
+        )
 
 
 @contextmanager
@@ -275,8 +286,8 @@ class _Deadline:
         self.is_over = False
         self._lock = Lock()
         self._has_ended = False
-        driver_connection: Any = connection.connection.driver_connection
-        self._fileno = getattr(driver_connection, "fileno", None) if ends else None
+        driver_connection = connection.connection.driver_connection
+        self._fileno = dialect_of(connection).fileno(driver_connection) if ends else None
         left = max(0.0, (ends or 0.0) - time.monotonic())
         self._timer = Timer(left, self._cut) if self._fileno else None
 
@@ -301,44 +312,6 @@ class _Deadline:
                 connected.shutdown(SHUT_RDWR)
 
 
-def among(connection: Connection, column: ColumnElement[int], ids: Sequence[int]) -> Any:
-    """Whether a column is one of many numbers, which are one parameter."""
-    if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(list(ids))).table_valued("value")
-        return column.in_(select(each.c.value))
-    return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
-
-
-def insertion(connection: Connection, table: Table) -> Any:
-    """An ``INSERT`` that a conflict can be handled in."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-
-
-def insert_new(
-    connection: Connection, table: Table, positions: Mapping[str, int], values: Mapping[str, Any]
-) -> dict[str, int]:
-    """Insert, in one statement, the rows whose key is not there, and return their ids by key.
-
-    :param positions: of the rows, by their keys.
-    :param values: what is the same in all of them.
-    """
-    columns = [literal(value).label(name) for name, value in values.items()]
-    # All keys are one parameter, so that it is one statement for any number of them.
-    if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(positions)).table_valued("key", "value")
-    else:
-        each = func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
-    position = cast(each.c.value, Integer)
-    chosen = select(*columns, each.c.key, position).where(true())
-    statement = (
-        insertion(connection, table)
-        .from_select([*values, "key", "position"], chosen)
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(table.c.key, table.c.id)
-    )
-    return {row[0]: row[1] for row in connection.execute(statement)}
-
-
 def _is_in_memory(url: URL) -> bool:
     name = url.database or ":memory:"
     return name.endswith(":memory:") or url.query.get("mode") == "memory"
@@ -348,32 +321,3 @@ def _close(engine: Engine, process: int) -> None:
     # What a fork has inherited is not its own to close.
     if process == os.getpid():
         engine.dispose()
-
-
-def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
-    ends = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            break
-        except OperationalError:
-            # For a new file SQLite does not wait until another process has done so.
-            if time.monotonic() >= ends:
-                raise
-            time.sleep(0.01)
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin_sqlite(connection: Connection, *, durable: bool, writes: bool) -> None:
-    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-    # At once a writer: a reader that becomes one while another writes fails without waiting.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _begin_postgresql(connection: Connection, milliseconds: int, *, durable: bool) -> None:
-    # Of this transaction alone, because behind a pooler the connection is others', too.
-    own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
-    connection.exec_driver_sql(
-        f"SELECT set_config('lock_timeout', '{milliseconds}', true),"
-        f" set_config('statement_timeout', '{milliseconds}', true){own}"
-    )
