@@ -121,6 +121,13 @@ def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def server(request: pytest.FixtureRequest, inbox_url: str) -> Any:
+    """That of the database, which a test can stop; ``None`` where there is none."""
+    kind = request.node.callspec.params["inbox_url"]
+    return None if kind == "sqlite" else request.getfixturevalue(kind)
+
+
+@pytest.fixture
 def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
     """Makes applications with an inbox in that database."""
     apps = []

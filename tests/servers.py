@@ -97,9 +97,14 @@ class MariaDB:
         self.process = self._start()
 
     def stop(self) -> None:
-        if self.process:
-            self.process.terminate()
-            self.process.wait(60)
+        self.own.terminate()
+        self.own.wait(60)
+
+    @property
+    def own(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            pytest.skip("the server is not the tests' own")
+        return self.process
 
 
 @contextmanager
@@ -140,7 +145,7 @@ def mariadb() -> Iterator[MariaDB]:
             wait_for(Path(folder, "socket").exists, every=0.01)
             return server
 
-        url = f"mysql+pymysql://root@localhost?unix_socket={folder}/socket"
+        url = f"mariadb+pymysql://root@localhost?unix_socket={folder}/socket"
         server = MariaDB(make_url(url), start)
         try:
             yield server

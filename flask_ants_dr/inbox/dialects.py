@@ -319,12 +319,14 @@ class MySQL(Dialect):
         seconds = max(1, ceil(timeout))
         arguments: dict[str, Any] = {"charset": "utf8mb4", "connect_timeout": seconds}
         if not is_patient:
-            # A server that does not answer to a connection is left by these; to a statement, by the
-            # deadline of its transaction. The wait for a lock cannot be bounded for a transaction
-            # alone. Without a bound, one that was cut goes on waiting for 50 s, and holds what it
-            # has locked.
+            # The deadline of a transaction begins when it has its connection.
             arguments["read_timeout"] = arguments["write_timeout"] = seconds
-            arguments["init_command"] = f"SET SESSION innodb_lock_wait_timeout = {seconds}"
+            # The wait for a lock cannot be bounded for a transaction alone. Without a bound the
+            # server does not notice for 50 s, or a day, that we have gone, and keeps what the
+            # transaction has locked.
+            arguments["init_command"] = (
+                f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+            )
         return arguments
 
     def begin(

@@ -17,6 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextlib import closing
 from contextlib import suppress
 from dataclasses import fields
@@ -58,10 +59,11 @@ from kit import callback
 from kit import counts
 from kit import detail
 from kit import drain
+from kit import locked
 from kit import make_app
 from kit import many
 from kit import rows
-from kit import stop_postgresql
+from kit import stop_server
 from servers import free_port
 from servers import is_open
 from servers import wait_for
@@ -567,7 +569,7 @@ class TestUnavailable:
         assert counts(app) == {"pending": 0, "done": 203, "dead": 0}
 
     def test_gone(
-        self, make_inbox_app: MakeApp, inbox_url: str, tmp_path: Path, request: Any
+        self, make_inbox_app: MakeApp, inbox_url: str, tmp_path: Path, server: Any
     ) -> None:
         app = make_inbox_app(timeout=1)
         if inbox_url.startswith("sqlite"):
@@ -586,8 +588,7 @@ class TestUnavailable:
 
             self.check(app, fail, mend)
         else:
-            server = request.getfixturevalue("postgresql")
-            self.check(app, lambda: stop_postgresql(server), server.start)
+            self.check(app, lambda: stop_server(server), server.start)
 
     def test_locked(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app(timeout=1)
@@ -600,25 +601,20 @@ class TestUnavailable:
                     lambda: other.execute("ROLLBACK"),
                 )
         else:
-            engine = engine_of(app)
-            with engine.connect() as connection:
-                lock = text("LOCK TABLE ants_dr_callbacks IN ACCESS EXCLUSIVE MODE")
-                self.check(app, lambda: connection.execute(lock), connection.rollback)
+            with engine_of(app).connect() as connection, ExitStack() as stack:
+                self.check(app, lambda: stack.enter_context(locked(connection)), stack.close)
 
     def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app()
         engine = engine_of(app)
-        sqlite = inbox_url.startswith("sqlite")
+        statement = {
+            "sqlite": "PRAGMA query_only = {}",
+            "postgresql": "SET default_transaction_read_only = {}",
+        }.get(make_url(inbox_url).get_backend_name(), "SET SESSION tx_read_only = {}")
 
         def set_to(value: str) -> Callable[[], None]:
-            statement = (
-                f"PRAGMA query_only = {value}"
-                if sqlite
-                else f"SET default_transaction_read_only = {value}"
-            )
-
             def on_checkout(connection: Any, *args: object) -> None:
-                connection.cursor().execute(statement)
+                connection.cursor().execute(statement.format(value))
                 connection.commit()
 
             def listen() -> None:
@@ -744,9 +740,7 @@ def test_two_blueprints_with_one_url_keep_their_own_timeout(inbox_url: str) -> N
         return Ants(app.test_client()).post(callback(detail()), url=url).status_code
 
     with ThreadPoolExecutor(1) as threads:
-        with second.begin() as connection:  # on SQLite that locks it
-            if not first.is_sqlite:
-                connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks")
+        with second.begin() as connection, locked(connection):  # on SQLite a transaction locks
             waiting = threads.submit(post, "/patient")
             assert [post(url) for url in ("/sms/callback", "/third")] == [503, 503]
         assert waiting.result() == 200
