@@ -164,7 +164,8 @@ def claim_retry(
     """Claim one message that is due for another attempt."""
     due = _due(connection, source, now, ids) & is_retry
     if ids is None and not dialect_of(connection).has_partial_indexes:
-        # Their index has them by attempts, and finds the next one of each without the others.
+        # The index has them by attempts. Those of one number come sorted; to sort them all, all
+        # would be locked.
         next_one = func.min(messages.c.due_at)
         by_attempts = select(messages.c.attempts).where(messages.c.source == source, is_retry)
         by_attempts = by_attempts.group_by(messages.c.attempts).having(next_one <= now)

@@ -160,8 +160,7 @@ def _without_partial_indexes() -> MetaData:
         if index.dialect_options["sqlite"]["where"] is not None:
             table.indexes.remove(index)
     for name, *columns in (
-        ("waiting", "state", "source", "attempts", "due_at", "callback_id", "position"),
-        ("claimed", "state", "source", "due_at", "callback_id", "position"),
+        ("due", "state", "source", "attempts", "due_at", "callback_id", "position"),
         ("finished", "state", "source", "finished_at"),
     ):
         Index(f"ix_ants_dr_messages_{name}", *(table.c[column] for column in columns))
