@@ -17,6 +17,7 @@ from flask import Flask
 from hypothesis import settings
 from sqlalchemy import make_url
 
+import servers
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
@@ -44,8 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             parameters = item.callspec.params if hasattr(item, "callspec") else {}
-            if "postgresql" in (*item.fixturenames, parameters.get("inbox_url")):
-                item.add_marker("postgresql")
+            for server in ("postgresql", "mariadb"):
+                if server in (*item.fixturenames, parameters.get("inbox_url")):
+                    item.add_marker(server)
 
 
 @pytest.fixture
@@ -93,17 +95,36 @@ def postgresql() -> Iterator[Any]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[servers.MariaDB]:
+    """A real MariaDB server, of the machine's."""
+    with servers.mariadb() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/inbox.sqlite3"
-    server = request.getfixturevalue("postgresql")
+        yield f"sqlite:///{tmp_path}/inbox.sqlite3"
+        return
+    server = request.getfixturevalue(request.param)
+    if request.param == "mariadb":
+        with server.database() as url:
+            yield url
+        return
     # A schema of a role of its own is as empty as a database, and made in a tenth of the time.
     name = f"test_{uuid4().hex}"
     server.psql(f"CREATE ROLE {name} LOGIN SUPERUSER; CREATE SCHEMA AUTHORIZATION {name};")
     url = make_url(server.get_uri("postgres", "psycopg")).set(username=name)
-    return url.render_as_string(hide_password=False)
+    yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, inbox_url: str) -> Any:
+    """That of the database, which a test can stop; ``None`` where there is none."""
+    kind = request.node.callspec.params["inbox_url"]
+    return None if kind == "sqlite" else request.getfixturevalue(kind)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask.testing import FlaskClient
 from marshmallow import pre_load
+from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import text
 from werkzeug.test import TestResponse
@@ -29,6 +32,7 @@ from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.signals import ALL
+from servers import MariaDB
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "flask_ants_dr" / "samples"
@@ -157,13 +161,28 @@ def drain(app: Flask) -> int:
     return total
 
 
-def stop_postgresql(server: Any) -> None:
-    """Stop it, and wait until it has: it would be taken for a running one."""
+def stop_server(server: Any) -> None:
+    """Stop it, and wait until it has: PostgreSQL would be taken for a running one."""
     server.stop()
+    if isinstance(server, MariaDB):
+        return
     deadline = time.monotonic() + 60
     while (server.pgdata / "postmaster.pid").exists():
         assert time.monotonic() < deadline, "PostgreSQL does not stop"
         time.sleep(0.05)
+
+
+@contextmanager
+def locked(connection: Connection) -> Iterator[None]:
+    """Nobody else can read or write callbacks."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks IN ACCESS EXCLUSIVE MODE")
+    elif connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("LOCK TABLES ants_dr_callbacks WRITE")
+    yield
+    if connection.dialect.name not in {"postgresql", "sqlite"}:
+        connection.exec_driver_sql("UNLOCK TABLES")
+    connection.rollback()
 
 
 def run(app: Flask, *arguments: str, code: int = 0) -> str:

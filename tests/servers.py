@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import shutil
 import socket
 import subprocess
@@ -11,9 +13,15 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import URL
+from sqlalchemy import NullPool
+from sqlalchemy import create_engine
+from sqlalchemy import make_url
 from werkzeug.serving import make_server
 
 
@@ -57,6 +65,94 @@ def redis(port: int, folder: Path) -> Iterator[None]:
         process.wait(10)
 
 
+class MariaDB:
+    """A server of MariaDB or MySQL.
+
+    :param process: of the server, where it is the tests' own.
+    """
+
+    def __init__(self, url: URL, process: Callable[[], subprocess.Popen[bytes]] | None) -> None:
+        self.url = url
+        self._start = process
+        self.process = process() if process else None
+
+    def execute(self, statement: str) -> None:
+        engine = create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of an empty database."""
+        name = f"test_{uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name}")
+        try:
+            yield self.url.set(database=name).render_as_string(hide_password=False)
+        finally:
+            if self.process is None:  # else it goes with the server
+                self.execute(f"DROP DATABASE {name}")
+
+    def start(self) -> None:
+        assert self._start
+        self.process = self._start()
+
+    def stop(self) -> None:
+        self.own.terminate()
+        self.own.wait(60)
+
+    @property
+    def own(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            pytest.skip("the server is not the tests' own")
+        return self.process
+
+
+@contextmanager
+def mariadb() -> Iterator[MariaDB]:
+    """A server of the tests' own, or the one that ``ANTS_DR_TEST_MARIADB_URL`` names."""
+    if url := os.environ.get("ANTS_DR_TEST_MARIADB_URL"):
+        yield MariaDB(make_url(url), None)
+        return
+    places = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
+    program = shutil.which("mariadbd", path=places)
+    install = shutil.which("mariadb-install-db", path=places)
+    if not program or not install:
+        pytest.skip(
+            "install MariaDB (Debian: apt-get install mariadb-server), or name a server:"
+            " ANTS_DR_TEST_MARIADB_URL=mysql+pymysql://user:password@host"
+        )
+    # Not in a folder of pytest's, for the reason that PostgreSQL's is in none.
+    with TemporaryDirectory() as folder:
+        # It outlives nothing: not even a machine that fails has to find its data again.
+        options = [
+            "--no-defaults",
+            f"--user={getpass.getuser()}",
+            f"--datadir={folder}/data",
+            "--innodb-flush-method=nosync",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
+        subprocess.run(
+            [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+        def start() -> subprocess.Popen[bytes]:
+            server = subprocess.Popen(
+                [program, *options, "--skip-networking", f"--socket={folder}/socket"],
+                stderr=subprocess.DEVNULL,
+            )
+            wait_for(Path(folder, "socket").exists, every=0.01)
+            return server
+
+        url = f"mariadb+pymysql://root@localhost?unix_socket={folder}/socket"
+        server = MariaDB(make_url(url), start)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @contextmanager
 def serving(app: Flask) -> Iterator[str]:
     """The application behind a real HTTP server."""
@@ -72,8 +168,8 @@ def serving(app: Flask) -> Iterator[str]:
         server.server_close()
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object], every: float = 0.05) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(every)

@@ -14,3 +14,4 @@ from .inbox import bound_inboxes as bound_inboxes
 from .messages import DeadMessage as DeadMessage
 from .quarantine import Quarantined as Quarantined
 from .tables import metadata as metadata
+from .tables import mysql_metadata as mysql_metadata

@@ -20,7 +20,7 @@ from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
-from .database import among
+from .dialects import among
 from .tables import callbacks
 from .tables import messages
 from .tables import quarantine

@@ -2,78 +2,66 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import random
 import sqlite3
 import time
 import weakref
+from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
 from contextlib import suppress
 from functools import cached_property
 from functools import partial
-from math import ceil
-from pathlib import Path
 from socket import SHUT_RDWR
 from socket import socket
 from threading import Lock
 from threading import Timer
-from typing import Any
 from typing import Self
+from typing import TypeVar
 
-from sqlalchemy import JSON
 from sqlalchemy import URL
-from sqlalchemy import BigInteger
-from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Engine
-from sqlalchemy import Integer
-from sqlalchemy import Table
-from sqlalchemy import any_
-from sqlalchemy import cast
-from sqlalchemy import create_engine
-from sqlalchemy import event
-from sqlalchemy import func
-from sqlalchemy import literal
 from sqlalchemy import make_url
-from sqlalchemy import select
-from sqlalchemy import true
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
 from ..escaping import printable
+from .dialects import DIALECTS
+from .dialects import Dialect
+from .dialects import dialect_of
+from .dialects import is_in_memory
 from .migrations import WrongVersion
 from .migrations import check_version
 from .migrations import migrate
 
 _logger = logging.getLogger(__name__)
 
-# Of SQLite's PRAGMA synchronous.
-_NORMAL = 1
-_FULL = 2
-
 RETRY_AFTER = 30
 """Seconds."""
 
-#: A URL for each dialect that an inbox works with.
-EXAMPLES = {
-    "postgresql": "postgresql+psycopg://host/database",
-    "sqlite": "sqlite:////folder/inbox.sqlite3",
-}
 _NO_URL = (
-    "must be an SQLAlchemy URL of SQLite in a file or of PostgreSQL, such as"
-    f" {EXAMPLES['postgresql']}."
+    "must be an SQLAlchemy URL of SQLite in a file, of PostgreSQL, of MariaDB or of MySQL, such as"
+    f" {DIALECTS['postgresql'].example}."
 )
 
+# How often a transaction is tried that fails because of others, and how long it pauses, at most.
+_TRIES = 3
+_PAUSE = 0.05
+
 # Where the package that brings a driver, ready to use, has another name.
-_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+_PACKAGES = {
+    "MySQLdb": "mysqlclient",
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+}
+
+_T = TypeVar("_T")
 
 
 class WrongDatabase(ValueError):
@@ -81,7 +69,7 @@ class WrongDatabase(ValueError):
 
 
 class Database:
-    """SQLite or PostgreSQL, opened when it is first needed: after a server has forked.
+    """The database of an inbox, opened when it is first needed: after a server has forked.
 
     :param url: an SQLAlchemy URL.
     :param timeout: how long to wait for a lock or a connection, in seconds.
@@ -95,14 +83,14 @@ class Database:
             dialect = self._url.get_dialect()
         except Exception:  # what SQLAlchemy raises depends on what is wrong
             raise ValueError(_NO_URL) from None
-        if dialect.name not in EXAMPLES:
+        if dialect.name not in DIALECTS:
             raise ValueError(_NO_URL)
-        if _is_in_memory(self._url):
+        if is_in_memory(self._url):
             raise ValueError(f"{_NO_URL} A database in memory keeps nothing.")
         if dialect.is_async:
             raise ValueError(
                 f"names {self.url.drivername}, which is for asyncio, and an inbox works without:"
-                f" take another, as in {EXAMPLES[dialect.name]}."
+                f" take another, as in {DIALECTS[dialect.name].example}."
             )
         try:
             dialect.import_dbapi()
@@ -111,7 +99,8 @@ class Database:
             package = _PACKAGES.get(module, module)
             raise ValueError(
                 f"needs the driver {module}, which cannot be imported: pip install '{package}', or"
-                f" take one that is installed, as in {EXAMPLES[dialect.name]}."
+                f" take one that is installed, as in"
+                f" {DIALECTS[dialect.name].example}."
             ) from None
         self._set_up(timeout)
 
@@ -129,13 +118,18 @@ class Database:
         return self._url
 
     @cached_property
+    def dialect(self) -> Dialect:
+        """What an inbox has to know of this kind of database."""
+        return DIALECTS[self.url.get_backend_name()]
+
+    @cached_property
     def is_sqlite(self) -> bool:
         return self.url.get_backend_name() == "sqlite"
 
     @cached_property
     def is_in_memory(self) -> bool:
         """Whether it is one of SQLite's that ends with its process."""
-        return _is_in_memory(self.url)
+        return is_in_memory(self.url)
 
     def create_tables(self) -> None:
         """Create the tables, or bring older ones up to this release's.
@@ -165,16 +159,53 @@ class Database:
             stored.
         """
         ends = time.monotonic() + self._timeout
+        with (
+            self._answering(ends),
+            self._transaction(
+                ends, durable=durable, writes=writes, is_current=is_current
+            ) as connection,
+        ):
+            yield connection
+
+    def run(
+        self, work: Callable[[Connection], _T], *, durable: bool = True, writes: bool = True
+    ) -> _T:
+        """Do something in one transaction, as :meth:`begin` makes it, and return what it returns.
+
+        Where it fails because of another transaction (a deadlock, of which a database ends one) it
+        is done again, a few times within ``timeout``.
+        """
+        ends = time.monotonic() + self._timeout
+        with self._answering(ends):
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    with self._transaction(ends, durable=durable, writes=writes) as connection:
+                        return work(connection)
+                except DBAPIError as error:
+                    is_over = not tries_left or time.monotonic() >= ends
+                    if is_over or not self.dialect.is_conflict(error):
+                        raise
+                time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
+        raise AssertionError  # it has returned or raised
+
+    @contextmanager
+    def _transaction(
+        self, ends: float, *, durable: bool, writes: bool, is_current: bool = True
+    ) -> Iterator[Connection]:
+        engine = self.open() if is_current else self._make_engine(is_patient=True)
+        if self.is_sqlite:
+            self._check_file()
+        if is_current and not self._is_current:
+            self._make_current(engine, ends)
+        begin = partial(self._begin, durable=durable, writes=writes, is_slow=not is_current)
+        with _connected(engine, begin, ends if is_current else None) as connection:
+            yield connection
+
+    @contextmanager
+    def _answering(self, ends: float) -> Iterator[None]:
+        """What fails is told in the log, and answered with a 503."""
         try:
-            engine = self.open()
-            if self.is_sqlite:
-                self._check_file()
-            if is_current and not self._is_current:
-                self._make_current(engine, ends)
-            with self._transaction(
-                engine, None if not is_current else ends, durable=durable, writes=writes
-            ) as connection:
-                yield connection
+            yield
         except (WrongDatabase, WrongVersion) as error:
             _logger.error("%s", error)
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
@@ -197,7 +228,7 @@ class Database:
         """
         with self._opening:
             if self._engine is None:
-                self._engine = self._make_engine()
+                self._engine = self._make_engine(is_patient=False)
                 # With its application, of which a host's tests make many: Python warns of
                 # connections that nobody closes.
                 closing = weakref.finalize(self, _close, self._engine, os.getpid())
@@ -231,68 +262,60 @@ class Database:
         Not under a lock: whoever has to wait for the database waits beside the others.
         """
         try:
-            with self._transaction(engine, ends, writes=False) as connection:
+            reading = partial(self._begin, durable=True, writes=False)
+            with _connected(engine, reading, None if self.is_sqlite else ends) as connection:
                 check_version(connection)
         except WrongVersion:
             if not self.is_sqlite:
                 raise
             # One machine and nothing to install: neither is there a step to forget.
-            with self._transaction(engine, None) as connection:
+            writing = partial(self._begin, durable=True, writes=True)
+            with _connected(engine, writing, None) as connection:
                 migrate(connection)
         if self.is_sqlite:
             self._file = self._identity()
         self._is_current = True
 
-    def _make_engine(self) -> Engine:
-        options: dict[str, Any] = {"hide_parameters": True, "pool_timeout": self._timeout}
-        if self.is_sqlite:
-            if not (self.url.database or "").startswith("file:"):  # a URI of SQLite's own
-                Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-            options["connect_args"] = {"timeout": self._timeout, "isolation_level": None}
-            engine = create_engine(self.url, **options)
-            event.listen(engine, "connect", partial(_connect_to_sqlite, self._timeout))
-            return engine
-        driver = self.url.get_driver_name()
-        if driver in {"psycopg", "psycopg2"}:
-            options["connect_args"] = {"connect_timeout": max(2, ceil(self._timeout))}
-        if driver == "psycopg":
-            # A pooler in transaction mode hands the next transaction to another server process.
-            options["connect_args"]["prepare_threshold"] = None
-        return create_engine(self.url, **options)
+    def _make_engine(self, *, is_patient: bool) -> Engine:
+        return self.dialect.make_engine(self.url, self._timeout, is_patient=is_patient)
 
     @contextmanager
-    def _transaction(
-        self, engine: Engine, ends: float | None, *, durable: bool = True, writes: bool = True
-    ) -> Iterator[Connection]:
-        """A transaction that says itself all that it needs, because the engine can be the host's.
+    def _begin(
+        self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
+    ) -> Iterator[None]:
+        """Begin a transaction that says itself all that it needs: the engine can be the host's."""
+        dialect, timeout = self.dialect, self._timeout
+        with dialect.settings(connection, timeout, durable=durable), connection.begin():
+            dialect.begin(connection, timeout, durable=durable, writes=writes, is_slow=is_slow)
+            yield
 
-        :param ends: when it ends, whatever the server does or does not; ``None`` for what takes
-            its time.
-        """
-        milliseconds = round(self._timeout * 1000)
-        for is_second in (False, True):
-            started = time.monotonic()
-            connection = engine.connect()
-            with connection, _Deadline(connection, ends) as deadline, ExitStack() as stack:
-                if self.is_sqlite:
-                    settings = _sqlite_settings(connection, milliseconds, durable=durable)
-                    stack.enter_context(settings)
-                transaction = stack.enter_context(connection.begin())
-                try:
-                    if self.is_sqlite:
-                        _begin_sqlite(connection, writes=writes)
-                    elif ends is not None:
-                        _begin_postgresql(connection, milliseconds, durable=durable)
-                except DBAPIError as error:
-                    # One of the pool that the server has closed since. (A ping before each use
-                    # would cost a round trip, and wait for a server that does not answer.)
-                    is_stale = error.connection_invalidated and not deadline.is_over
-                    if is_second or not is_stale or time.monotonic() - started > 1:
-                        raise
-                    transaction.rollback()
-                    continue
-                yield connection
-                return
+
+@contextmanager
+def _connected(
+    engine: Engine,
+    begin: Callable[[Connection], AbstractContextManager[None]],
+    ends: float | None,
+) -> Iterator[Connection]:
+    """A transaction that ends by a time, whatever the server does or does not.
+
+    :param begin: begins it, and ends it.
+    """
+    for is_second in (False, True):
+        started = time.monotonic()
+        with ExitStack() as stack:
+            connection = stack.enter_context(engine.connect())
+            deadline = stack.enter_context(_Deadline(connection, ends))
+            try:
+                stack.enter_context(begin(connection))
+            except DBAPIError as error:
+                # One of the pool that the server has closed since. (A ping before each use would
+                # cost a round trip, and wait for a server that does not answer.)
+                is_stale = error.connection_invalidated and not deadline.is_over
+                if is_second or not is_stale or time.monotonic() - started > 1:
+                    raise
+                continue
+            yield connection
+            return
 
 
 class _Deadline:
@@ -302,9 +325,8 @@ class _Deadline:
         self.is_over = False
         self._lock = Lock()
         self._has_ended = False
-        driver_connection: Any = connection.connection.driver_connection
-        # SQLite, which waits for nobody but a lock, has none.
-        self._fileno = getattr(driver_connection, "fileno", None) if ends else None
+        driver_connection = connection.connection.driver_connection
+        self._fileno = dialect_of(connection).fileno(driver_connection) if ends else None
         left = max(0.0, (ends or 0.0) - time.monotonic())
         self._timer = Timer(left, self._cut) if self._fileno else None
 
@@ -329,103 +351,7 @@ class _Deadline:
                 connected.shutdown(SHUT_RDWR)
 
 
-def among(connection: Connection, column: ColumnElement[int], ids: Sequence[int]) -> Any:
-    """Whether a column is one of many numbers, which are one parameter."""
-    if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(list(ids))).table_valued("value")
-        return column.in_(select(each.c.value))
-    return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
-
-
-def insertion(connection: Connection, table: Table) -> Any:
-    """An ``INSERT`` that a conflict can be handled in."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-
-
-def insert_new(
-    connection: Connection, table: Table, positions: Mapping[str, int], values: Mapping[str, Any]
-) -> dict[str, int]:
-    """Insert, in one statement, the rows whose key is not there, and return their ids by key.
-
-    :param positions: of the rows, by their keys.
-    :param values: what is the same in all of them.
-    """
-    columns = [literal(value).label(name) for name, value in values.items()]
-    # All keys are one parameter, so that it is one statement for any number of them.
-    if connection.dialect.name == "sqlite":
-        each = func.json_each(json.dumps(positions)).table_valued("key", "value")
-    else:
-        each = func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
-    position = cast(each.c.value, Integer)
-    chosen = select(*columns, each.c.key, position).where(true())
-    statement = (
-        insertion(connection, table)
-        .from_select([*values, "key", "position"], chosen)
-        .on_conflict_do_nothing(index_elements=["key"])
-        .returning(table.c.key, table.c.id)
-    )
-    return {row[0]: row[1] for row in connection.execute(statement)}
-
-
-def _is_in_memory(url: URL) -> bool:
-    if url.get_backend_name() != "sqlite":
-        return False
-    name = url.database or ":memory:"
-    return name.endswith(":memory:") or url.query.get("mode") == "memory"
-
-
 def _close(engine: Engine, process: int) -> None:
     # What a fork has inherited is not its own to close.
     if process == os.getpid():
         engine.dispose()
-
-
-def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
-    ends = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError:
-            # For a new file SQLite does not wait until another process has done so.
-            if time.monotonic() >= ends:
-                raise
-            time.sleep(0.01)
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-@contextmanager
-def _sqlite_settings(connection: Connection, milliseconds: int, *, durable: bool) -> Iterator[None]:
-    """What cannot be said within a transaction, until the connection is back with its owner."""
-    cursor = connection.connection.cursor()
-    settings = {"busy_timeout": milliseconds, "synchronous": _FULL if durable else _NORMAL}
-    before = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in settings}
-    changed = [name for name, value in settings.items() if before[name] != value]
-    try:
-        for name in changed:
-            cursor.execute(f"PRAGMA {name}={settings[name]}")
-        yield
-    finally:
-        for name in changed:
-            cursor.execute(f"PRAGMA {name}={before[name]}")
-
-
-def _begin_sqlite(connection: Connection, *, writes: bool) -> None:
-    # SQLAlchemy takes it for begun, and the driver waits for the first write.
-    driver_connection: Any = connection.connection.driver_connection
-    if driver_connection.in_transaction:
-        if not writes or _is_in_memory(connection.engine.url):
-            return
-        # By an event of a host's engine, as a reader.
-        connection.exec_driver_sql("COMMIT")
-    # At once a writer: a reader that becomes one while another writes fails without waiting.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _begin_postgresql(connection: Connection, milliseconds: int, *, durable: bool) -> None:
-    # Of this transaction alone, because behind a pooler the connection is others', too.
-    own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
-    connection.exec_driver_sql(
-        f"SELECT set_config('lock_timeout', '{milliseconds}', true),"
-        f" set_config('statement_timeout', '{milliseconds}', true){own}"
-    )

@@ -178,8 +178,12 @@ class Batch:
             if not outcomes:
                 return
             try:
-                with self.inbox.database.begin(durable=False) as connection:
-                    late = messages.mark(connection, self._token, outcomes, time.time())
+                late = self.inbox.database.run(
+                    lambda connection: messages.mark(
+                        connection, self._token, outcomes, time.time()
+                    ),
+                    durable=False,
+                )
             except InboxUnavailable:
                 with self._lock:
                     self._outcomes = outcomes + self._outcomes
@@ -199,8 +203,10 @@ class Batch:
             self._left, self._current = set(), None
         if left:
             try:
-                with self.inbox.database.begin(durable=False) as connection:
-                    messages.release(connection, self._token, left, time.time())
+                self.inbox.database.run(
+                    lambda connection: messages.release(connection, self._token, left, time.time()),
+                    durable=False,
+                )
             except InboxUnavailable:
                 with self._lock:
                     self._left = set(left)
@@ -226,8 +232,10 @@ class Batch:
             self.flush()
         if now - self._renewed >= RENEWED:
             self._renewed = now
-            with self.inbox.database.begin(durable=False) as connection:
-                messages.renew(connection, self._token, time.time() + CLAIM)
+            until = time.time() + CLAIM
+            self.inbox.database.run(
+                lambda connection: messages.renew(connection, self._token, until), durable=False
+            )
 
     def _give_up(self, attempt: Attempt) -> None:
         """A subscriber does not return: its message has failed, and the others are given back."""

@@ -213,19 +213,24 @@ class BoundInbox:
         is_replay = callback_id is not None
         claim = token if self.options.eager else None
         due_at = now + delivery.CLAIM if claim else now
-        with self.database.begin() as connection:
+
+        def store(connection: Connection) -> tuple[list[Claimed], int]:
             if callback_id is None:
-                callback_id = callbacks.insert(connection, envelope)
+                id = callbacks.insert(connection, envelope)
             else:
-                callbacks.lock(connection, callback_id)
+                id = callback_id
+                callbacks.lock(connection, id)
             new = messages.insert(
-                connection, callback_id, self.source, message_by_key, claim=claim, due_at=due_at
+                connection, id, self.source, message_by_key, claim=claim, due_at=due_at
             )
             if is_replay:
-                quarantine.remove(connection, callback_id, {one.position for one in entries})
-            kept = self._keep(connection, callback_id, entries, now)
+                quarantine.remove(connection, id, {one.position for one in entries})
+            kept = self._keep(connection, id, entries, now)
             if not new and not kept:
-                callbacks.delete_orphans(connection, [callback_id])
+                callbacks.delete_orphans(connection, [id])
+            return new, kept
+
+        new, kept = self.database.run(store)
         if new or kept:
             # What is invalid has been told of when it came.
             untold = [] if is_replay else invalid
@@ -243,10 +248,13 @@ class BoundInbox:
         if isinstance(error, CallbackError):
             problem = {"detail": error.detail, "errors": error.errors}
         entry = Entry(key=key_of_body(envelope), position=None, error=problem)
-        with self.database.begin() as connection:
+
+        def store(connection: Connection) -> None:
             callback_id = callbacks.insert(connection, envelope)
             if not self._keep(connection, callback_id, [entry], now):
                 callbacks.remove(connection, callback_id)
+
+        self.database.run(store)
 
     def take(
         self, ids: Sequence[int] | None = None, *, stop: Callable[[], bool] | None = None
@@ -265,13 +273,17 @@ class BoundInbox:
             "until": now + delivery.CLAIM,
             "ids": ids,
         }
-        lost: list[Claimed] = []
-        with self.database.begin() as connection:
+        if recovers := time.monotonic() >= self._next_recovery:
+            self._next_recovery = time.monotonic() + _RECOVERY
+
+        def claim_due(
+            connection: Connection,
+        ) -> tuple[list[Claimed], list[Claimed], Envelope | None]:
+            lost: list[Claimed] = []
             rows = messages.claim_new(connection, self.source, limit=delivery.BATCH, **claim)
             # One that failed before, and may again, holds up no more than these.
             rows += messages.claim_retry(connection, self.source, **claim)
-            if not rows or time.monotonic() >= self._next_recovery:
-                self._next_recovery = time.monotonic() + _RECOVERY
+            if not rows or recovers:
                 again, lost = messages.claim_abandoned(
                     connection, self.source, max_attempts=self.options.max_attempts, **claim
                 )
@@ -280,6 +292,9 @@ class BoundInbox:
             if rows and not self._remembered(rows[0].callback_id):
                 # In the same transaction, because most claims are of one callback.
                 envelope = callbacks.load(connection, rows[0].callback_id)
+            return rows, lost, envelope
+
+        rows, lost, envelope = self.database.run(claim_due)
 
         def before() -> None:
             if envelope:
@@ -309,15 +324,13 @@ class BoundInbox:
             received_at=datetime.now(UTC),
             body=bytes(_PROBE),
         )
-        with self.database.begin() as connection:
-            if self.database.is_sqlite:
-                # It writes nothing before the commit, but for what its cache does not hold.
-                connection.exec_driver_sql("PRAGMA cache_size = 1")
+        with (
+            self.database.begin() as connection,
+            self.database.dialect.written_through(connection),
+        ):
             written = connection.begin_nested()
             callbacks.insert(connection, empty)
             written.rollback()
-            if self.database.is_sqlite:
-                connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
 
     def status(self) -> dict[str, Any]:
         """How it stands with the messages that are not done, and with the quarantine.
@@ -384,8 +397,8 @@ class BoundInbox:
         """
         state, before = State.DEAD if dead else State.DONE, time.time() - older_than
         total = self._in_pieces(partial(messages.purge, state=state, before=before))
-        with self.database.begin() as connection:
-            callbacks.sweep_orphans(connection, self.source, time.time() - _HOUR)
+        an_hour_ago = time.time() - _HOUR
+        self.database.run(partial(callbacks.sweep_orphans, source=self.source, before=an_hour_ago))
         return total
 
     def purge_quarantine(self, older_than: float) -> int:
@@ -393,8 +406,8 @@ class BoundInbox:
 
         :raises InboxUnavailable: the database failed.
         """
-        with self.database.begin() as connection:
-            return quarantine.purge(connection, self.source, time.time() - older_than)
+        before = time.time() - older_than
+        return self.database.run(partial(quarantine.purge, source=self.source, before=before))
 
     def show(self, id: int) -> tuple[Quarantined, Envelope]:
         """One entry of the quarantine, and the callback that it is of.
@@ -534,8 +547,7 @@ class BoundInbox:
         """Do something to so many messages that one transaction would take too long."""
         total, count = 0, _PIECE
         while count == _PIECE:
-            with self.database.begin() as connection:
-                count = action(connection, self.source, limit=_PIECE)
+            count = self.database.run(partial(action, source=self.source, limit=_PIECE))
             total += count
         return total
 

@@ -16,14 +16,16 @@ from sqlalchemy import Connection
 from sqlalchemy import Row
 from sqlalchemy import Update
 from sqlalchemy import and_
-from sqlalchemy import delete
 from sqlalchemy import func
 from sqlalchemy import select
 from sqlalchemy import update
 
 from . import callbacks as stored_callbacks
-from .database import among
-from .database import insert_new
+from .dialects import among
+from .dialects import change
+from .dialects import dialect_of
+from .dialects import insert_new
+from .dialects import remove
 from .tables import State
 from .tables import callbacks
 from .tables import is_claimed
@@ -144,8 +146,8 @@ def claim_new(
 ) -> list[Claimed]:
     """Claim messages that have not been tried, the longest due ones first.
 
-    Any number of workers can do so at once: PostgreSQL's skip each other's rows, SQLite's wait for
-    each other.
+    Any number of workers can do so at once: they skip each other's rows, or on SQLite wait for each
+    other.
 
     :param token: what tells this claim from others.
     :param until: the end of the claim, unless it is renewed.
@@ -166,6 +168,13 @@ def claim_retry(
 ) -> list[Claimed]:
     """Claim one message that is due for another attempt."""
     due = _due(connection, source, now, ids) & is_retry
+    if ids is None and not dialect_of(connection).has_partial_indexes:
+        # The index has them by attempts. Those of one number come sorted; to sort them all, all
+        # would be locked.
+        next_one = func.min(messages.c.due_at)
+        by_attempts = select(messages.c.attempts).where(messages.c.source == source, is_retry)
+        by_attempts = by_attempts.group_by(messages.c.attempts).having(next_one <= now)
+        due &= messages.c.attempts == connection.scalar(by_attempts.order_by(next_one).limit(1))
     return _claim(connection, due, 1, token, until)
 
 
@@ -189,13 +198,9 @@ def claim_abandoned(
     due = _due(connection, source, now, ids) & is_claimed
     # The first claim that was lost may have been one of many messages.
     exhausted = due & (messages.c.attempts >= max(1, max_attempts - 1))
-    dead = connection.execute(
-        update(messages)
-        .where(exhausted)
-        .values(state=State.DEAD, claim=None, finished_at=now, error=LOST)
-        .returning(*_CLAIMED)
-    )
-    lost = _claimed(dead)
+    values = {"state": State.DEAD, "claim": None, "finished_at": now, "error": LOST}
+    chosen = select(messages.c.id).where(exhausted)
+    lost = _claimed(change(connection, messages, chosen, values, *_CLAIMED))
     again = _claim(connection, due, 1, token, until, attempts=messages.c.attempts + 1)
     return again, lost
 
@@ -282,8 +287,8 @@ def note(
 
 def renew(connection: Connection, token: str, until: float) -> None:
     """Move the end of a claim."""
-    ours = messages.c.claim == token
-    connection.execute(update(messages).where(is_claimed, ours).values(due_at=until))
+    ours = select(messages.c.id).where(is_claimed, messages.c.claim == token)
+    change(connection, messages, ours, {"due_at": until}, messages.c.id)
 
 
 def release(connection: Connection, token: str, ids: Sequence[int], now: float) -> None:
@@ -368,8 +373,7 @@ def purge(connection: Connection, source: str, state: State, before: float, limi
     """Delete messages that were finished before a time, and return how many."""
     finished = (is_in(state), messages.c.finished_at < before)
     old = select(messages.c.id).where(messages.c.source == source, *finished).limit(limit)
-    gone = delete(messages).where(messages.c.id.in_(old.scalar_subquery()))
-    callback_ids = list(connection.scalars(gone.returning(messages.c.callback_id)))
+    callback_ids = [row[0] for row in remove(connection, messages, old, messages.c.callback_id)]
     stored_callbacks.delete_orphans(connection, callback_ids)
     return len(callback_ids)
 
@@ -377,7 +381,7 @@ def purge(connection: Connection, source: str, state: State, before: float, limi
 def counts(connection: Connection, source: str) -> dict[State, int]:
     """How many messages are in each of the states in which there are few.
 
-    Each has a partial index, so that it takes no longer the more is done.
+    Each is in an index, so that it takes no longer the more is done.
     """
     waiting = _count(connection, source, is_new) + _count(connection, source, is_retry)
     claimed = _count(connection, source, is_claimed)
@@ -464,15 +468,8 @@ def _claim(
     attempts: ColumnElement[int] = messages.c.attempts,
 ) -> list[Claimed]:
     chosen = select(messages.c.id).where(due).order_by(*_ORDER).limit(limit)
-    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
-    rows = chosen.with_for_update(skip_locked=True).cte("due")
-    claimed = connection.execute(
-        update(messages)
-        .where(messages.c.id.in_(select(rows.c.id)))
-        .values(state=State.CLAIMED, claim=token, due_at=until, attempts=attempts)
-        .returning(*_CLAIMED)
-    )
-    return _claimed(claimed)
+    values = {"state": State.CLAIMED, "claim": token, "due_at": until, "attempts": attempts}
+    return _claimed(change(connection, messages, chosen, values, *_CLAIMED))
 
 
 def _claimed(rows: Iterable[Row[Any]]) -> list[Claimed]:
@@ -494,5 +491,4 @@ def _change(
     chosen = select(messages.c.id).where(messages.c.source == source, kind).limit(limit)
     if ids is not None:
         chosen = chosen.where(among(connection, messages.c.id, ids))
-    changed = update(messages).where(messages.c.id.in_(chosen.scalar_subquery()))
-    return connection.execute(changed.values(values)).rowcount
+    return len(change(connection, messages, chosen, values, messages.c.id))

@@ -21,8 +21,9 @@ from ..models import Envelope
 from ..models import InvalidDetail
 from .callbacks import delete_orphans
 from .callbacks import key_of_detail
-from .database import among
-from .database import insertion
+from .dialects import among
+from .dialects import insert_rows
+from .dialects import remove as remove_chosen
 from .tables import callbacks
 from .tables import quarantine
 
@@ -92,8 +93,7 @@ def insert(
     ]
     if not rows:
         return 0
-    statement = insertion(connection, quarantine).on_conflict_do_nothing(index_elements=["key"])
-    return len(connection.scalars(statement.returning(quarantine.c.id), rows).all())
+    return len(insert_rows(connection, quarantine, rows))
 
 
 def bound(connection: Connection, source: str, oldest: float, limit: int) -> None:
@@ -102,7 +102,7 @@ def bound(connection: Connection, source: str, oldest: float, limit: int) -> Non
     size = func.length(callbacks.c.body) + _ENTRY_BYTES
     quarantined = select(quarantine.c.callback_id).where(quarantine.c.source == source)
     kept = callbacks.c.id.in_(quarantined)
-    excess = (connection.scalar(select(func.sum(size)).where(kept)) or 0) - limit
+    excess = int(connection.scalar(select(func.sum(size)).where(kept)) or 0) - limit
     if excess <= 0:
         return
     dropped = []
@@ -156,7 +156,7 @@ def size(connection: Connection, source: str) -> tuple[int, int]:
     entries = select(quarantine.c.callback_id).where(quarantine.c.source == source)
     bodies = select(func.sum(func.length(callbacks.c.body))).where(callbacks.c.id.in_(entries))
     count = connection.scalar(select(func.count()).select_from(entries.subquery()))
-    return count or 0, connection.scalar(bodies) or 0
+    return count or 0, int(connection.scalar(bodies) or 0)  # MySQL's sum is a decimal
 
 
 def remove(connection: Connection, callback_id: int, still: set[int | None]) -> None:
@@ -167,8 +167,9 @@ def remove(connection: Connection, callback_id: int, still: set[int | None]) -> 
 
 def purge(connection: Connection, source: str, before: float) -> int:
     """Delete what was quarantined before a time, and return how much."""
-    old = (quarantine.c.source == source, quarantine.c.quarantined_at < before)
-    gone = delete(quarantine).where(*old).returning(quarantine.c.callback_id)
-    callback_ids = list(connection.scalars(gone))
+    of_source = quarantine.c.source == source
+    old = select(quarantine.c.id).where(of_source, quarantine.c.quarantined_at < before)
+    gone = remove_chosen(connection, quarantine, old, quarantine.c.callback_id)
+    callback_ids = [row[0] for row in gone]
     delete_orphans(connection, callback_ids)
     return len(callback_ids)

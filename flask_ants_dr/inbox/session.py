@@ -22,9 +22,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm import scoped_session
 
 from ..signals import Discard
-from .database import EXAMPLES
 from .database import Database
 from .database import WrongDatabase
+from .dialects import DIALECTS
 from .tables import messages
 
 #: A session, or what has the present one: a scoped session, or a function without parameters.
@@ -139,6 +139,9 @@ class HostDatabase(Database):
     def close(self) -> None:
         """Nothing: the connections are the host's."""
 
+    def _make_engine(self, *, is_patient: bool) -> Engine:
+        return self.open()
+
     def open(self) -> Engine:
         if self._engine is None:
             with self._opening:
@@ -157,7 +160,7 @@ class HostDatabase(Database):
                 )
             bind = session.get_bind(clause=messages)
         engine = bind.engine if isinstance(bind, Connection) else bind
-        if engine.dialect.name not in EXAMPLES:
+        if engine.dialect.name not in DIALECTS:
             raise WrongDatabase(
                 f"The database of Inbox(session=...) is {engine.dialect.name}, which an inbox"
                 " cannot use: leave session out, and configure one with " + self._key + "."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger
 from sqlalchemy import Column
 from sqlalchemy import ColumnElement
+from sqlalchemy import Double
 from sqlalchemy import Float
 from sqlalchemy import ForeignKey
 from sqlalchemy import Index
@@ -18,6 +20,8 @@ from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import literal_column
 from sqlalchemy import or_
+from sqlalchemy.dialects.mysql import LONGBLOB
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 
 class State(StrEnum):
@@ -34,15 +38,37 @@ class State(StrEnum):
 
 
 #: The inbox's tables. With Alembic, add it to your ``target_metadata``; otherwise
-#: ``flask ants-dr init-db`` creates them.
+#: ``flask ants-dr init-db`` creates them. For MariaDB and MySQL take :data:`mysql_metadata`.
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
 VERSION = "0002"
 
-version = Table("ants_dr_version", metadata, Column("version_num", String(32), primary_key=True))
-
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
+
+# MariaDB's and MySQL's texts and bodies end at 64 KiB, unless they are long ones; what is in an
+# index has a length; and a FLOAT of 53 bits is reflected as what it is.
+_MYSQL = ("mysql", "mariadb")
+_Text = Text().with_variant(LONGTEXT(), *_MYSQL)
+_Name = Text().with_variant(String(255), *_MYSQL)
+_Word = Text().with_variant(String(32), *_MYSQL)
+_Body = LargeBinary().with_variant(LONGBLOB(), *_MYSQL)
+_Time = Float(53).with_variant(Double(), *_MYSQL)
+
+# Names and keys are compared byte by byte, as elsewhere.
+_OPTIONS: dict[str, Any] = {
+    f"{dialect}_{option}": value
+    for dialect in _MYSQL
+    for option, value in {
+        "engine": "InnoDB",
+        "charset": "utf8mb4",
+        "collate": "utf8mb4_bin",
+    }.items()
+}
+
+version = Table(
+    "ants_dr_version", metadata, Column("version_num", String(32), primary_key=True), **_OPTIONS
+)
 
 #: What came, as it came: messages are read from it again when they are dispatched. Times are
 #: seconds since 1970.
@@ -50,12 +76,13 @@ callbacks = Table(
     "ants_dr_callbacks",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("source", Text, nullable=False),
-    Column("content_type", Text, nullable=False),
-    Column("url_variables", Text, nullable=False),  # JSON
-    Column("query", Text, nullable=False),  # JSON
-    Column("body", LargeBinary, nullable=False),
-    Column("received_at", Float(53), nullable=False),
+    Column("source", _Name, nullable=False),
+    Column("content_type", _Text, nullable=False),
+    Column("url_variables", _Text, nullable=False),  # JSON
+    Column("query", _Text, nullable=False),  # JSON
+    Column("body", _Body, nullable=False),
+    Column("received_at", _Time, nullable=False),
+    **_OPTIONS,
 )
 
 #: A message that was accepted and what became of it here.
@@ -64,21 +91,22 @@ messages = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
-    Column("source", Text, nullable=False),
-    Column("key", Text, nullable=False, unique=True),
+    Column("source", _Name, nullable=False),
+    Column("key", _Word, nullable=False, unique=True),
     Column("position", Integer, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", _Word, nullable=False),
     Column("attempts", Integer, nullable=False),
     # One that waits can be claimed from here on. One that is claimed and not renewed by then was
     # left by a process that died.
-    Column("due_at", Float(53), nullable=False),
-    Column("claim", Text),
+    Column("due_at", _Time, nullable=False),
+    Column("claim", _Word),
     # The names of the subscribers that need not be called again, where another one must.
-    Column("had_by", Text),  # JSON
+    Column("had_by", _Text),  # JSON
     # The subscriber that failed last, and what it raised.
-    Column("failed_by", Text),
-    Column("error", Text),
-    Column("finished_at", Float(53)),
+    Column("failed_by", _Text),
+    Column("error", _Text),
+    Column("finished_at", _Time),
+    **_OPTIONS,
 )
 
 
@@ -114,9 +142,31 @@ quarantine = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
-    Column("source", Text, nullable=False),
-    Column("key", Text, nullable=False, unique=True),
+    Column("source", _Name, nullable=False),
+    Column("key", _Word, nullable=False, unique=True),
     Column("position", Integer),  # among the details; NULL for the whole callback
-    Column("error", Text, nullable=False),  # JSON: what the answer said
-    Column("quarantined_at", Float(53), nullable=False),
+    Column("error", _Text, nullable=False),  # JSON: what the answer said
+    Column("quarantined_at", _Time, nullable=False),
+    **_OPTIONS,
 )
+
+
+def _without_partial_indexes() -> MetaData:
+    copied = MetaData()
+    for table in metadata.sorted_tables:
+        table.to_metadata(copied)
+    table = copied.tables[messages.name]
+    for index in list(table.indexes):
+        if index.dialect_options["sqlite"]["where"] is not None:
+            table.indexes.remove(index)
+    for name, *columns in (
+        ("due", "state", "source", "attempts", "due_at", "callback_id", "position"),
+        ("finished", "state", "source", "finished_at"),
+    ):
+        Index(f"ix_ants_dr_messages_{name}", *(table.c[column] for column in columns))
+    return copied
+
+
+#: The same tables for MariaDB and MySQL, which have no partial indexes. (Alembic compares the
+#: indexes of a metadata whatever the database: ``ddl_if`` is not heeded.)
+mysql_metadata = _without_partial_indexes()

@@ -36,7 +36,7 @@ from kit import make_app
 from kit import many
 from kit import rows
 from kit import run
-from kit import stop_postgresql
+from kit import stop_server
 
 STATUS = {"status": {"name": "DELIVERED"}}
 Host = Callable[..., "subprocess.Popen[str]"]
@@ -365,17 +365,16 @@ def test_a_worker_stops_cleanly(
 
 @pytest.mark.slow(reason="a worker in a process of its own")
 def test_a_worker_goes_on_when_the_database_is_back(
-    make_inbox_app: MakeApp, environment: dict[str, str], tmp_path: Path, request: Any
+    make_inbox_app: MakeApp, environment: dict[str, str], server: Any
 ) -> None:
     app = make_inbox_app(eager=False)
-    if "postgresql" not in environment["FLASK_ANTS_DR_INBOX_URL"]:
+    if server is None:
         path = Path(environment["FLASK_ANTS_DR_INBOX_URL"].removeprefix("sqlite:///"))
         path.write_text("this is no database, but long enough to look like one" * 50)
         start: Callable[[], object] = path.unlink
     else:
-        server = request.getfixturevalue("postgresql")
         start = server.start
-        stop_postgresql(server)
+        stop_server(server)
     process = work(environment)
     assert process.stderr is not None
     assert "dispatching what is in" in process.stderr.readline()

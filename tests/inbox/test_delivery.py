@@ -380,6 +380,7 @@ def test_who_returned_before_the_one_that_hangs(make_inbox_app: MakeApp) -> None
     Ants(app.test_client()).post(callback(detail()))
     thread = threading.Thread(target=bound_inbox(app).take)
     thread.start()
+    wait_for(lambda: calls["hangs"])
     wait_for(lambda: (drain(app), counts(app)["done"])[1])
     go_on.set()
     thread.join()

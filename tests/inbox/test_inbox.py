@@ -1,8 +1,9 @@
-"""The inbox, on SQLite and on PostgreSQL."""
+"""The inbox, on each of its databases."""
 
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import shutil
@@ -17,18 +18,21 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextlib import closing
 from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask import g
+from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import event
 from sqlalchemy import func
@@ -41,7 +45,9 @@ from flask_ants_dr import DeliveryReport
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
+from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import callbacks
 from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox import metadata
@@ -52,6 +58,7 @@ from flask_ants_dr.inbox.messages import Claimed
 from flask_ants_dr.inbox.messages import Outcome
 from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages as messages_table
+from flask_ants_dr.models import Envelope
 from kit import TESTS
 from kit import Ants
 from kit import Heard
@@ -61,13 +68,24 @@ from kit import callback
 from kit import counts
 from kit import detail
 from kit import drain
+from kit import locked
 from kit import make_app
 from kit import many
 from kit import rows
-from kit import stop_postgresql
+from kit import stop_server
+from servers import MariaDB
 from servers import free_port
 from servers import is_open
 from servers import wait_for
+
+ENVELOPE = Envelope(
+    source="ants_dr",
+    content_type="",
+    url_variables={},
+    query={},
+    received_at=datetime.now(UTC),
+    body=b"",
+)
 
 
 def engine_of(app: Flask) -> Engine:
@@ -570,7 +588,7 @@ class TestUnavailable:
         assert counts(app) == {"pending": 0, "done": 203, "dead": 0}
 
     def test_gone(
-        self, make_inbox_app: MakeApp, inbox_url: str, tmp_path: Path, request: Any
+        self, make_inbox_app: MakeApp, inbox_url: str, tmp_path: Path, server: Any
     ) -> None:
         app = make_inbox_app(timeout=1)
         if inbox_url.startswith("sqlite"):
@@ -589,8 +607,7 @@ class TestUnavailable:
 
             self.check(app, fail, mend)
         else:
-            server = request.getfixturevalue("postgresql")
-            self.check(app, lambda: stop_postgresql(server), server.start)
+            self.check(app, lambda: stop_server(server), server.start)
 
     def test_locked(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app(timeout=1)
@@ -603,23 +620,24 @@ class TestUnavailable:
                     lambda: other.execute("ROLLBACK"),
                 )
         else:
-            engine = engine_of(app)
-            with engine.connect() as connection:
-                lock = text("LOCK TABLE ants_dr_callbacks IN ACCESS EXCLUSIVE MODE")
-                self.check(app, lambda: connection.execute(lock), connection.rollback)
+            with engine_of(app).connect() as connection, ExitStack() as stack:
+                self.check(app, lambda: stack.enter_context(locked(connection)), stack.close)
 
     def test_read_only(self, make_inbox_app: MakeApp, inbox_url: str) -> None:
         app = make_inbox_app()
         engine = engine_of(app)
-        sqlite = inbox_url.startswith("sqlite")
+        on, off = {
+            "sqlite": ("PRAGMA query_only = on", "PRAGMA query_only = off"),
+            "postgresql": (
+                "SET default_transaction_read_only = on",
+                "SET default_transaction_read_only = off",
+            ),
+        }.get(
+            make_url(inbox_url).get_backend_name(),
+            ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE"),
+        )
 
-        def set_to(value: str) -> Callable[[], None]:
-            statement = (
-                f"PRAGMA query_only = {value}"
-                if sqlite
-                else f"SET default_transaction_read_only = {value}"
-            )
-
+        def perform(statement: str) -> Callable[[], None]:
             def on_checkout(connection: Any, *args: object) -> None:
                 connection.cursor().execute(statement)
                 connection.commit()
@@ -629,7 +647,7 @@ class TestUnavailable:
 
             return listen
 
-        self.check(app, set_to("on"), set_to("off"))
+        self.check(app, perform(on), perform(off))
 
     @pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
     def test_full(self, make_inbox_app: MakeApp) -> None:
@@ -648,7 +666,7 @@ class TestUnavailable:
 
         self.check(app, set_to(20), set_to(100_000))
 
-    @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+    @pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
     def test_no_tables(self, inbox_url: str, caplog: pytest.LogCaptureFixture) -> None:
         app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
         assert Ants(app.test_client()).post(callback(detail())).status_code == 503
@@ -683,7 +701,7 @@ class TestUnavailable:
         "sqlite:///file:hunter2?mode=memory&uri=true",
         "not a url",
         "nosuchdialect://x",
-        "mysql://user:hunter2@host/database",
+        "oracle://user:hunter2@host/database",
         "postgresql+hunter2://host/database",
         "postgresql+psycopg://user:hunter2@host:port/database",
         7,
@@ -702,6 +720,8 @@ def test_urls_that_are_none(url: Any) -> None:
         ("postgresql+asyncpg://user:hunter2@host/database", "postgresql+psycopg://"),
         ("postgresql+psycopg_async://user:hunter2@host/database", "postgresql+psycopg://"),
         ("sqlite+aiosqlite:////hunter2/inbox.sqlite3", "sqlite:////"),
+        ("mysql+aiomysql://user:hunter2@host/database", "mysql+pymysql://"),
+        ("mariadb+asyncmy://user:hunter2@host/database", "mariadb+pymysql://"),
     ],
 )
 def test_a_driver_for_asyncio(url: str, cure: str) -> None:
@@ -718,6 +738,8 @@ def test_a_driver_for_asyncio(url: str, cure: str) -> None:
         ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
         ("postgresql+psycopg", "psycopg", "psycopg[binary]"),
         ("postgresql+pg8000", "pg8000", "pg8000"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+        ("mariadb+pymysql", "pymysql", "pymysql"),
     ],
 )
 def test_a_driver_that_is_missing(
@@ -747,9 +769,7 @@ def test_two_blueprints_with_one_url_keep_their_own_timeout(inbox_url: str) -> N
         return Ants(app.test_client()).post(callback(detail()), url=url).status_code
 
     with ThreadPoolExecutor(1) as threads:
-        with second.begin() as connection:  # on SQLite that locks it
-            if not first.is_sqlite:
-                connection.exec_driver_sql("LOCK TABLE ants_dr_callbacks")
+        with second.begin() as connection, locked(connection):  # on SQLite a transaction locks
             waiting = threads.submit(post, "/patient")
             assert [post(url) for url in ("/sms/callback", "/third")] == [503, 503]
         assert waiting.result() == 200
@@ -1048,6 +1068,143 @@ def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
             os.kill(server, signal.SIGCONT)
     assert ants.post(callback(detail(messageId="2"))).status_code == 200
     assert [message.message_id for message in heard.messages] == ["0", "2"]
+
+
+@pytest.mark.slow(reason="waits for an answer that does not come")
+@pytest.mark.parametrize("inbox_url", ["mariadb"], indirect=True)
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_mariadb_server_that_does_not_answer(
+    make_inbox_app: MakeApp, mariadb: MariaDB, connected: bool
+) -> None:
+    """Neither to a statement nor to who connects."""
+    server = mariadb.own
+    app = make_inbox_app(timeout=2)
+    ants, heard = Ants(app.test_client()), Heard(app)
+    assert ants.post(callback(detail(messageId="0"))).status_code == 200
+    if not connected:
+        bound_inbox(app).database.close()
+    server.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        assert ants.post(callback(detail(messageId="1"))).status_code == 503
+        assert time.monotonic() - started < 20
+    finally:
+        server.send_signal(signal.SIGCONT)
+    assert ants.post(callback(detail(messageId="2"))).status_code == 200
+    assert [message.message_id for message in heard.messages] == ["0", "2"]
+    assert rows(app) == 2
+
+
+@pytest.mark.slow(reason="waits for a deadline")
+@pytest.mark.parametrize(
+    ("inbox_url", "sleep"),
+    [("postgresql", "SELECT pg_sleep(0.4)"), ("mariadb", "SELECT sleep(0.4)")],
+    indirect=["inbox_url"],
+)
+def test_a_transaction_has_one_deadline(make_inbox_app: MakeApp, sleep: str) -> None:
+    """However many answers it waits for, none of them for long."""
+    answers = []
+    with (
+        pytest.raises(InboxUnavailable),
+        bound_inbox(make_inbox_app(timeout=1)).database.begin() as connection,
+    ):
+        for _ in range(10):
+            answers.append(connection.exec_driver_sql(sleep))
+    assert len(answers) < 5
+
+
+@pytest.mark.parametrize("inbox_url", ["mariadb"], indirect=True)
+def test_what_a_transaction_says_is_of_it_alone(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    variable = "SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')"
+    level = "SELECT trx_isolation_level FROM information_schema.innodb_trx"
+    with bound_inbox(app).database.begin() as connection:
+        callbacks.insert(connection, ENVELOPE)
+        own = text(f"{level} WHERE trx_mysql_thread_id = connection_id()")
+        assert connection.scalar(own) == "READ COMMITTED"
+    with engine_of(app).connect() as connection:
+        assert connection.execute(text(variable)).first()[1] == "REPEATABLE-READ"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_deadlock_is_tried_again(make_inbox_app: MakeApp) -> None:
+    """Two transactions that lock two callbacks in opposite orders; the database ends one."""
+    app = make_inbox_app(timeout=20)
+    database = bound_inbox(app).database
+    with database.begin() as connection:
+        ids = [callbacks.insert(connection, ENVELOPE) for _ in range(2)]
+    tries: Counter[int] = Counter()
+    barrier = threading.Barrier(2)
+
+    def lock(order: int) -> Any:
+        def work(connection: Connection) -> int:
+            tries[order] += 1
+            callbacks.lock(connection, ids[order])
+            if tries[order] == 1:
+                barrier.wait(20)
+            callbacks.lock(connection, ids[1 - order])
+            return order
+
+        return database.run(work)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lock, range(2))) == [0, 1]
+    assert sum(tries.values()) == 3
+
+
+def test_a_conflict_is_not_tried_again_for_ever(make_inbox_app: MakeApp) -> None:
+    """As deadlocks could be that come again and again; other failures are not tried again."""
+    database = bound_inbox(make_inbox_app()).database
+    tries: list[str] = []
+
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def fail(connection: Connection, statement: str, error: Exception) -> None:
+        tries.append(statement)
+        raise OperationalError(statement, {}, error)
+
+    for statement, error in (("one", Deadlock(1213, "Deadlock")), ("two", Exception("gone"))):
+        with pytest.raises(InboxUnavailable):
+            database.run(partial(fail, statement=statement, error=error))
+    assert Counter(tries) == {"one": 1 if database.is_sqlite else 3, "two": 1}
+
+
+BODIES = {
+    "unicode": callback(detail(text="สวัสดี 🐘 é e\u0301"), bulkId="ก🐘"),
+    "hostile": (
+        rb'{"bulkId": "\u0000\ud800\\", "details": [{"messageId": "a\u0000b\ud83d", "status":'
+        rb' {"name": "DELIVERED"}, "text": "' + b"'; DROP TABLE ants_dr_messages; -- %s"
+        rb' \\"}]}'
+    ),
+    "utf-16": json.dumps(callback(detail(text="ก🐘"))).encode("utf-16"),
+    "8 MiB": (
+        b'{"details": [{"messageId": "1", "status": {"name": "DELIVERED"}, "text": "'
+        + rb"\n" * (4 * 1024 * 1024 - 100)
+        + b'"}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_are_read_again_as_they_came(make_inbox_app: MakeApp, name: str) -> None:
+    app = make_inbox_app(eager=False, timeout=30)
+    ants, heard = Ants(app.test_client()), Heard(app)
+    assert ants.post(BODIES[name], query_string={"order": "ก🐘\"'\\"}).status_code == 200
+    assert drain(app) == 1
+    (received,) = heard.arguments("report_received")
+    (reported,) = heard.arguments("message_reported")
+    assert reported["report"] == received["report"]
+    assert reported["report"].url_params == {"order": "ก🐘\"'\\"}
+
+
+def test_any_bytes_are_kept(make_inbox_app: MakeApp) -> None:
+    """In quarantine; those that a driver escapes take up to twice as much on their way."""
+    app = make_inbox_app(timeout=30)
+    for body in (bytes(range(256)) * 100, b"\0'\"\\" * 1024 * 1024):
+        assert Ants(app.test_client()).post(body).status_code == 400
+        entry = bound_inbox(app).quarantined()[-1]
+        assert bound_inbox(app).show(entry.id)[1].body == body
 
 
 @pytest.mark.slow(reason="starts PgBouncer")

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy import inspect
+from sqlalchemy import select
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import migrations
 from flask_ants_dr.inbox.tables import VERSION
+from flask_ants_dr.inbox.tables import callbacks
+from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.inbox.tables import metadata
+from flask_ants_dr.inbox.tables import mysql_metadata
+from flask_ants_dr.inbox.tables import version
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -117,6 +125,49 @@ def test_the_version_is_the_latest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_current_head() == VERSION
 
 
+def test_autogenerate_sees_no_difference(make_inbox_app: MakeApp) -> None:
+    with bound_inbox(make_inbox_app()).database.begin() as connection:
+        mysql = connection.dialect.name in {"mysql", "mariadb"}
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, mysql_metadata if mysql else metadata) == []
+
+
+@pytest.mark.parametrize("inbox_url", ["mariadb"], indirect=True)
+def test_either_name_of_the_dialect(make_inbox_app: MakeApp, inbox_url: str) -> None:
+    url = "mysql" + inbox_url.removeprefix(inbox_url.partition("+")[0])
+    app = make_inbox_app(url=url)
+    assert Ants(app.test_client()).post(many(3)).status_code == 200
+    assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+    with bound_inbox(app).database.begin() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, mysql_metadata) == []
+
+
+def test_init_db_by_many_at_once(inbox_url: str) -> None:
+    apps = [
+        make_app(DeliveryReportBlueprint(inbox=Inbox(timeout=20)), ANTS_DR_INBOX_URL=inbox_url)
+        for _ in range(4)
+    ]
+    databases = [bound_inbox(app).database for app in apps]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda database: database.create_tables(), databases))
+    with databases[0].begin() as connection:
+        assert connection.scalars(select(version.c.version_num)).all() == [VERSION]
+    databases[0].close()
+
+
+def test_init_db_goes_on_where_it_was_killed(inbox_url: str) -> None:
+    """On MariaDB making tables is no transaction."""
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
+    database = bound_inbox(app).database
+    with database.begin(is_current=False) as connection:
+        made = [database.dialect.metadata.tables[one.name] for one in (callbacks, messages)]
+        metadata.create_all(connection, tables=made)
+    database.create_tables()
+    assert Ants(app.test_client()).post(callback(detail(), {})).status_code == 200
+    database.close()
+
+
 @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
 def test_init_db_upgrades_a_database_of_the_first_release(
     inbox_url: str, caplog: pytest.LogCaptureFixture
@@ -141,6 +192,8 @@ def test_init_db_upgrades_a_database_of_the_first_release(
     ("inbox_url", "found", "cure"),
     [
         ("postgresql", "0001", "run 'flask ants-dr init-db'"),
+        ("mariadb", "0001", "run 'flask ants-dr init-db'"),
+        ("mariadb", "9999", "install that release here, too"),
         ("postgresql", "9999", "install that release here, too"),
         ("sqlite", "9999", "install that release here, too"),
     ],

@@ -235,6 +235,11 @@ def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: 
     count = 70_000
     numbers = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})"
     with inbox.database.begin() as connection:
+        if connection.dialect.name == "mariadb":
+            connection.exec_driver_sql(f"SET max_recursive_iterations = {count}")
+        elif connection.dialect.name == "mysql":
+            connection.exec_driver_sql(f"SET cte_max_recursion_depth = {count}")
+        key = connection.dialect.identifier_preparer.quote_identifier("key")
         connection.exec_driver_sql(
             "INSERT INTO ants_dr_callbacks"
             " (id, source, content_type, url_variables, query, body, received_at)"
@@ -242,10 +247,10 @@ def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: 
         )
         connection.exec_driver_sql(
             "INSERT INTO ants_dr_quarantine"
-            " (callback_id, source, key, error, quarantined_at)"
-            f" {numbers} SELECT n, 'ants_dr', CAST(n AS text), '{{}}', 0 FROM n"
+            f" (callback_id, source, {key}, error, quarantined_at)"
+            f" {numbers} SELECT n, 'ants_dr', CAST(n AS CHAR(9)), '{{}}', 0 FROM n"
         )
-        if not inbox.database.is_sqlite:
+        if connection.dialect.name == "postgresql":
             for name in ("callbacks", "quarantine"):
                 sequence = f"pg_get_serial_sequence('ants_dr_{name}', 'id')"
                 connection.exec_driver_sql(f"SELECT setval({sequence}, {count})")

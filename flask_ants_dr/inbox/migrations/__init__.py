@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy import inspect
 from sqlalchemy import select
 
+from ..dialects import dialect_of
 from ..tables import VERSION
 from ..tables import messages
 from ..tables import metadata
@@ -42,14 +43,16 @@ def migrate(connection: Connection) -> None:
 
     :raises WrongVersion: they are a newer release's.
     """
-    found = _version(connection)
-    if found is None:
-        metadata.create_all(connection)
-        connection.execute(version.insert().values(version_num=VERSION))
-    elif found < VERSION:
-        _upgrade(connection, found)
-    else:
-        check_version(connection)
+    dialect = dialect_of(connection)
+    with dialect.alone(connection):
+        found = _version(connection)
+        if found is None:
+            dialect.metadata.create_all(connection)
+            connection.execute(version.insert().values(version_num=VERSION))
+        elif found < VERSION:
+            _upgrade(connection, found)
+        else:
+            check_version(connection)
 
 
 def _version(connection: Connection) -> str | None:
@@ -59,7 +62,8 @@ def _version(connection: Connection) -> str | None:
         found: str | None = connection.scalar(select(version.c.version_num))
         if found is not None:
             return found
-    if not inspector.has_table(messages.name):
+    if not all(inspector.has_table(name) for name in metadata.tables if name != version.name):
+        # Or not all of them, where making tables is no transaction.
         return None
     # Made before there were versions, or by a host's own Alembic.
     columns = {column["name"] for column in inspector.get_columns(messages.name)}

@@ -2,12 +2,13 @@
 
 from alembic import context
 
-from flask_ants_dr.inbox.tables import metadata
+from flask_ants_dr.inbox.dialects import dialect_of
 from flask_ants_dr.inbox.tables import version
 
+connection = context.config.attributes["connection"]
 context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    connection=connection,
+    target_metadata=dialect_of(connection).metadata,
     version_table=version.name,
 )
 with context.begin_transaction():

@@ -1,0 +1,522 @@
+"""What differs between SQLite, PostgreSQL, MariaDB and MySQL: a class for each kind of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC
+from abc import abstractmethod
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import partial
+from math import ceil
+from pathlib import Path
+from sqlite3 import OperationalError
+from typing import Any
+from typing import ClassVar
+
+from sqlalchemy import JSON
+from sqlalchemy import URL
+from sqlalchemy import BigInteger
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import Engine
+from sqlalchemy import Integer
+from sqlalchemy import MetaData
+from sqlalchemy import NullPool
+from sqlalchemy import Row
+from sqlalchemy import Select
+from sqlalchemy import Table
+from sqlalchemy import any_
+from sqlalchemy import cast
+from sqlalchemy import create_engine
+from sqlalchemy import delete
+from sqlalchemy import event
+from sqlalchemy import func
+from sqlalchemy import literal
+from sqlalchemy import select
+from sqlalchemy import true
+from sqlalchemy import update
+from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+
+from .tables import metadata
+from .tables import mysql_metadata
+
+_HOUR = 3600
+
+# Of SQLite's PRAGMA synchronous.
+_NORMAL = 1
+_FULL = 2
+
+Rows = Sequence[Row[Any]]
+
+
+class Dialect(ABC):
+    """What an inbox has to know of a kind of database."""
+
+    example: ClassVar[str]
+    """A URL."""
+    metadata: ClassVar[MetaData] = metadata
+    has_partial_indexes: ClassVar[bool] = True
+
+    def make_engine(self, url: URL, timeout: float, *, is_patient: bool) -> Engine:
+        """An engine of whose connections no other part of the program has one.
+
+        :param is_patient: for what takes its time: each answer is waited for as long as it takes.
+        """
+        options: dict[str, Any] = {"poolclass": NullPool} if is_patient else {}
+        if not is_patient:
+            options["pool_timeout"] = timeout
+        arguments = self.connect_args(url.get_driver_name(), timeout, is_patient=is_patient)
+        return create_engine(url, hide_parameters=True, connect_args=arguments, **options)
+
+    @abstractmethod
+    def connect_args(self, driver: str, timeout: float, *, is_patient: bool) -> dict[str, Any]:
+        """What a driver is told when it connects."""
+
+    @contextmanager
+    def settings(self, connection: Connection, timeout: float, *, durable: bool) -> Iterator[None]:
+        """Set for a transaction what cannot be said within it, and set it back at its end."""
+        yield
+
+    @abstractmethod
+    def begin(
+        self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
+    ) -> None:
+        """Say what a transaction needs, as its first statements, and of it alone."""
+
+    def fileno(self, driver_connection: Any) -> Callable[[], int] | None:
+        """What gives the file descriptor of a connection's socket, where it has one."""
+        return getattr(driver_connection, "fileno", None)
+
+    def is_conflict(self, error: DBAPIError) -> bool:
+        """Whether a transaction failed because of another one, and may succeed the next time."""
+        return False
+
+    @contextmanager
+    def alone(self, connection: Connection) -> Iterator[None]:
+        """While one process makes tables, others wait."""
+        yield
+
+    @contextmanager
+    def written_through(self, connection: Connection) -> Iterator[None]:
+        """What is written is written, and not kept in memory until the commit."""
+        yield
+
+    @abstractmethod
+    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+        """See :func:`among`."""
+
+    @abstractmethod
+    def insert_new(
+        self,
+        connection: Connection,
+        table: Table,
+        positions: Mapping[str, int],
+        values: Mapping[str, Any],
+    ) -> dict[str, int]:
+        """See :func:`insert_new`."""
+
+    @abstractmethod
+    def insert_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, int]:
+        """See :func:`insert_rows`."""
+
+    @abstractmethod
+    def change(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        values: Mapping[str, Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        """See :func:`change`."""
+
+    @abstractmethod
+    def remove(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        """See :func:`remove`."""
+
+
+class _WithReturning(Dialect):
+    """One that says what it has changed."""
+
+    insert: Any
+    """An ``INSERT`` that a conflict can be handled in."""
+
+    @abstractmethod
+    def each(self, positions: Mapping[str, int]) -> Any:
+        """The rows ``key``, ``value`` of a mapping, which is one parameter."""
+
+    def insert_new(
+        self,
+        connection: Connection,
+        table: Table,
+        positions: Mapping[str, int],
+        values: Mapping[str, Any],
+    ) -> dict[str, int]:
+        columns = [literal(value).label(name) for name, value in values.items()]
+        # All keys are one parameter, so that it is one statement for any number of them.
+        each = self.each(positions)
+        position = cast(each.c.value, Integer)
+        chosen = select(*columns, each.c.key, position).where(true())
+        statement = self.insert(table).from_select([*values, "key", "position"], chosen)
+        return self._new(connection, table, statement)
+
+    def insert_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, int]:
+        return self._new(connection, table, self.insert(table), rows)
+
+    def _new(
+        self, connection: Connection, table: Table, statement: Any, *rows: Any
+    ) -> dict[str, int]:
+        unless_there = statement.on_conflict_do_nothing(index_elements=["key"])
+        returning = unless_there.returning(table.c.key, table.c.id)
+        return {row[0]: row[1] for row in connection.execute(returning, *rows)}
+
+    def change(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        values: Mapping[str, Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        statement = update(table).where(_is_chosen(table, chosen)).values(values)
+        return connection.execute(statement.returning(*returning)).all()
+
+    def remove(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        statement = delete(table).where(_is_chosen(table, chosen))
+        return connection.execute(statement.returning(*returning)).all()
+
+
+def _is_chosen(table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
+    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
+    rows = chosen.with_for_update(skip_locked=True).cte("chosen")
+    return table.c.id.in_(select(rows.c.id))
+
+
+class SQLite(_WithReturning):
+    """SQLite, in a file."""
+
+    example = "sqlite:////folder/inbox.sqlite3"
+    insert = staticmethod(sqlite.insert)
+
+    def make_engine(self, url: URL, timeout: float, *, is_patient: bool) -> Engine:
+        if not (url.database or "").startswith("file:"):  # a URI of SQLite's own
+            Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = super().make_engine(url, timeout, is_patient=is_patient)
+        event.listen(engine, "connect", partial(_connect_to_sqlite, timeout))
+        return engine
+
+    def connect_args(self, driver: str, timeout: float, *, is_patient: bool) -> dict[str, Any]:
+        return {"timeout": timeout, "isolation_level": None}
+
+    @contextmanager
+    def settings(self, connection: Connection, timeout: float, *, durable: bool) -> Iterator[None]:
+        cursor = connection.connection.cursor()
+        settings = {
+            "busy_timeout": round(timeout * 1000),
+            "synchronous": _FULL if durable else _NORMAL,
+        }
+        before = {name: _pragma(cursor, name) for name in settings}
+        changed = [name for name, value in settings.items() if before[name] != value]
+        try:
+            for name in changed:
+                cursor.execute(f"PRAGMA {name}={settings[name]}")
+            yield
+        finally:
+            for name in changed:
+                cursor.execute(f"PRAGMA {name}={before[name]}")
+
+    def begin(
+        self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
+    ) -> None:
+        # SQLAlchemy takes it for begun, and the driver waits for the first write.
+        driver_connection: Any = connection.connection.driver_connection
+        if driver_connection.in_transaction:
+            if not writes or is_in_memory(connection.engine.url):
+                return
+            # By an event of a host's engine, as a reader.
+            connection.exec_driver_sql("COMMIT")
+        # At once a writer: a reader that becomes one while another writes fails without waiting.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    @contextmanager
+    def written_through(self, connection: Connection) -> Iterator[None]:
+        # It writes nothing before the commit, but for what its cache does not hold.
+        connection.exec_driver_sql("PRAGMA cache_size = 1")
+        yield
+        connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
+
+    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+        each = func.json_each(json.dumps(list(ids))).table_valued("value")
+        return column.in_(select(each.c.value))
+
+    def each(self, positions: Mapping[str, int]) -> Any:
+        return func.json_each(json.dumps(positions)).table_valued("key", "value")
+
+
+def is_in_memory(url: URL) -> bool:
+    """Whether it is a database of SQLite's that ends with its process."""
+    if url.get_backend_name() != "sqlite":
+        return False
+    name = url.database or ":memory:"
+    return name.endswith(":memory:") or url.query.get("mode") == "memory"
+
+
+def _pragma(cursor: Any, name: str) -> int:
+    cursor.execute(f"PRAGMA {name}")
+    value: int = cursor.fetchone()[0]
+    return value
+
+
+def _connect_to_sqlite(timeout: float, connection: Any, record: object) -> None:
+    ends = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except OperationalError:
+            # For a new file SQLite does not wait until another process has done so.
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+class PostgreSQL(_WithReturning):
+    """PostgreSQL, also behind a pooler in transaction mode."""
+
+    example = "postgresql+psycopg://host/database"
+    insert = staticmethod(postgresql.insert)
+
+    def connect_args(self, driver: str, timeout: float, *, is_patient: bool) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        if driver in {"psycopg", "psycopg2"}:
+            arguments["connect_timeout"] = max(2, ceil(timeout))
+        if driver == "psycopg":
+            # A pooler in transaction mode hands the next transaction to another server process.
+            arguments["prepare_threshold"] = None
+        return arguments
+
+    def begin(
+        self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
+    ) -> None:
+        if is_slow:
+            return
+        milliseconds = round(timeout * 1000)
+        # Of this transaction alone, because behind a pooler the connection is others', too.
+        own = "" if durable else ", set_config('synchronous_commit', 'off', true)"
+        connection.exec_driver_sql(
+            f"SELECT set_config('lock_timeout', '{milliseconds}', true),"
+            f" set_config('statement_timeout', '{milliseconds}', true){own}"
+        )
+
+    def is_conflict(self, error: DBAPIError) -> bool:
+        # Of psycopg and of psycopg2.
+        found = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        return found in {"40001", "40P01"}  # serialization_failure, deadlock_detected
+
+    @contextmanager
+    def alone(self, connection: Connection) -> Iterator[None]:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('ants_dr'))")
+        yield
+
+    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+        return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
+
+    def each(self, positions: Mapping[str, int]) -> Any:
+        return func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
+
+
+class MySQL(Dialect):
+    """MariaDB 10.6 and newer, and MySQL 8: without ``RETURNING``, which they have not both."""
+
+    metadata = mysql_metadata
+    has_partial_indexes = False
+
+    def __init__(self, example: str) -> None:
+        self.example = example  # type: ignore[misc]
+
+    def connect_args(self, driver: str, timeout: float, *, is_patient: bool) -> dict[str, Any]:
+        if driver not in {"pymysql", "mysqldb"}:
+            return {}
+        seconds = max(1, ceil(timeout))
+        arguments: dict[str, Any] = {"charset": "utf8mb4", "connect_timeout": seconds}
+        if not is_patient:
+            # The deadline of a transaction begins when it has its connection.
+            arguments["read_timeout"] = arguments["write_timeout"] = seconds
+            # The wait for a lock cannot be bounded for a transaction alone. Without a bound the
+            # server does not notice for 50 s, or a day, that we have gone, and keeps what the
+            # transaction has locked.
+            arguments["init_command"] = (
+                f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
+            )
+        return arguments
+
+    def begin(
+        self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
+    ) -> None:
+        # Of the next transaction alone.
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+    def fileno(self, driver_connection: Any) -> Callable[[], int] | None:
+        # PyMySQL has no method for it.
+        return super().fileno(getattr(driver_connection, "_sock", driver_connection))
+
+    def is_conflict(self, error: DBAPIError) -> bool:
+        # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK
+        return bool(error.orig and error.orig.args and error.orig.args[0] in {1205, 1213})
+
+    @contextmanager
+    def alone(self, connection: Connection) -> Iterator[None]:
+        # Not until the commit, as elsewhere: a statement that makes a table is one.
+        name = func.concat("ants_dr.", func.md5(func.database()))
+        if not connection.scalar(select(func.get_lock(name, _HOUR))):
+            raise TimeoutError("another process has been making tables for an hour")
+        try:
+            yield
+            connection.exec_driver_sql("COMMIT")
+        finally:
+            connection.execute(select(func.release_lock(name)))
+
+    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+        return column.in_(ids)
+
+    def insert_new(
+        self,
+        connection: Connection,
+        table: Table,
+        positions: Mapping[str, int],
+        values: Mapping[str, Any],
+    ) -> dict[str, int]:
+        rows = [{**values, "key": key, "position": position} for key, position in positions.items()]
+        return self.insert_rows(connection, table, rows)
+
+    def insert_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, int]:
+        if not rows:
+            return {}
+        of_callback = select(table.c.key, table.c.id).where(
+            table.c.callback_id == rows[0]["callback_id"]
+        )
+        before = set(connection.scalars(of_callback))
+        # Not IGNORE, which would ignore all that is wrong with a row.
+        unless_there = mysql.insert(table).on_duplicate_key_update(key=table.c.key)
+        connection.execute(unless_there, rows)
+        return {key: id for key, id in connection.execute(of_callback) if key not in before}
+
+    def change(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        values: Mapping[str, Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
+        if not ids:
+            return []
+        these = table.c.id.in_(ids)
+        connection.execute(update(table).where(these).values(values))
+        return connection.execute(select(*returning).where(these)).all()
+
+    def remove(
+        self,
+        connection: Connection,
+        table: Table,
+        chosen: Select[Any],
+        returning: Sequence[ColumnElement[Any]],
+    ) -> Rows:
+        ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
+        if not ids:
+            return []
+        these = table.c.id.in_(ids)
+        found = connection.execute(select(*returning).where(these)).all()
+        connection.execute(delete(table).where(these))
+        return found
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "sqlite": SQLite(),
+    "postgresql": PostgreSQL(),
+    "mysql": MySQL("mysql+pymysql://host/database"),
+    "mariadb": MySQL("mariadb+pymysql://host/database"),
+}
+"""By SQLAlchemy's names."""
+
+
+def dialect_of(connection: Connection | Engine) -> Dialect:
+    """The dialect that a connection speaks."""
+    return DIALECTS[connection.dialect.name]
+
+
+def among(
+    connection: Connection, column: ColumnElement[int], ids: Sequence[int]
+) -> ColumnElement[bool]:
+    """Whether a column is one of many numbers."""
+    return dialect_of(connection).among(column, ids)
+
+
+def insert_new(
+    connection: Connection, table: Table, positions: Mapping[str, int], values: Mapping[str, Any]
+) -> dict[str, int]:
+    """Insert, in one statement, the rows whose key is not there, and return their ids by key.
+
+    :param positions: of the rows, by their keys.
+    :param values: what is the same in all of them: a ``callback_id`` among it.
+    """
+    return dialect_of(connection).insert_new(connection, table, positions, values)
+
+
+def insert_rows(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
+    """Insert the rows of one callback whose key is not there, and return their ids by key."""
+    return dialect_of(connection).insert_rows(connection, table, rows)
+
+
+def change(
+    connection: Connection,
+    table: Table,
+    chosen: Select[Any],
+    values: Mapping[str, Any],
+    *returning: ColumnElement[Any],
+) -> Rows:
+    """Change rows, and return columns of them as they are now.
+
+    :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+    """
+    return dialect_of(connection).change(connection, table, chosen, values, returning)
+
+
+def remove(
+    connection: Connection, table: Table, chosen: Select[Any], *returning: ColumnElement[Any]
+) -> Rows:
+    """Delete rows, and return columns of them.
+
+    :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+    """
+    return dialect_of(connection).remove(connection, table, chosen, returning)
