@@ -38,11 +38,12 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0002"
+VERSION = "0003"
 
 version = Table("ants_dr_version", metadata, Column("version_num", String(32), primary_key=True))
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
+_Name = Text().with_variant(String(255), "mysql", "mariadb")  # which index no other texts
 
 #: What came, as it came: messages are read from it again when they are dispatched. Times are
 #: seconds since 1970.
@@ -56,6 +57,12 @@ callbacks = Table(
     Column("query", Text, nullable=False),  # JSON
     Column("body", LargeBinary, nullable=False),
     Column("received_at", Float(53), nullable=False),
+    # Its first characters: an index takes no text of any length.
+    Column("bulk_id", _Name),
+    # When its body was erased, which is empty since.
+    Column("erased_at", Float(53)),
+    Index("ix_ants_dr_callbacks_bulk", "source", "bulk_id"),
+    Index("ix_ants_dr_callbacks_kept", "source", "erased_at", "id"),
 )
 
 #: A message that was accepted and what became of it here.
@@ -79,6 +86,8 @@ messages = Table(
     Column("failed_by", Text),
     Column("error", Text),
     Column("finished_at", Float(53)),
+    # When it was erased from its callback's body, which it can no longer be read from.
+    Column("erased_at", Float(53)),
 )
 
 
@@ -119,4 +128,15 @@ quarantine = Table(
     Column("position", Integer),  # among the details; NULL for the whole callback
     Column("error", Text, nullable=False),  # JSON: what the answer said
     Column("quarantined_at", Float(53), nullable=False),
+    Index("ix_ants_dr_quarantine_age", "source", "quarantined_at"),
+)
+
+#: What is done again and again, once for all processes that work on a source.
+tasks = Table(
+    "ants_dr_tasks",
+    metadata,
+    Column("source", _Name, primary_key=True),
+    Column("name", _Name, primary_key=True),
+    Column("due_at", Float(53), nullable=False),
+    Column("state", Text),  # how far it came
 )
