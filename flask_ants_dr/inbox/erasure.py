@@ -28,7 +28,7 @@ _LONGEST_NUMBER = 40
 _END_DIGITS = 8  # what is the same in every notation of a number
 _NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _ESCAPED_DIGIT = re.compile(rb"\\u003[0-9]|&#")
-_BETWEEN = r"[ ().\0-]*+"
+_BETWEEN = "[ ().-]*+"
 
 _JSON = re.compile(
     r"""(?P<string>"(?:[^"\\]++|\\.)*+")(?P<colon>[ \t\r\n]*+:)?"""
@@ -59,7 +59,7 @@ class Number:
         self._end = digits[-_END_DIGITS:]
         forms = [digits, f"0{digits[2:]}"] if digits.startswith("66") else [digits]
         written = "|".join(_BETWEEN.join(form) for form in forms)
-        self._anywhere = re.compile(rf"(?<![0-9])(?:00)?(?:{written})(?!\0*[0-9])".encode())
+        self._anywhere = re.compile(rf"(?<![0-9])(?:00)?(?:{written})(?![0-9])".encode())
 
     def is_written(self, text: str) -> bool:
         """Whether a text is this number, in whatever notation."""
@@ -72,7 +72,7 @@ class Number:
 
     def is_in(self, body: bytes) -> bool:
         """Whether it stands somewhere in bytes that nothing can be made of."""
-        return self._anywhere.search(body) is not None
+        return self._anywhere.search(body.replace(b"\0", b"")) is not None
 
     def may_be_in(self, body: bytes) -> bool:
         """Whether a body has to be read to know; it takes a fraction of the time."""
@@ -180,6 +180,8 @@ def _in_json(text: str, number: Number) -> list[Span]:
         inner = parts[-1] if parts else None
         if kind == "colon" and inner:
             inner.key = _string(token["string"])
+            if inner.key == "to":
+                inner.add("to", "")  # it has one, also where that is null
         elif kind == "open":
             # The items of an array are values of the member that it is.
             name = inner.key if inner else ""

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
 
 from ..errors import CallbackError
 from ..models import Envelope
@@ -39,7 +42,9 @@ _NEVER = float("-inf")
 # of the time of a callback, and the pause after it is long enough for one.
 _PIECE = 0.004  # seconds
 _PAUSES = 3
-_FIRST_SIZE = 16
+_LONGEST_PAUSE = 0.05  # seconds
+_LEAST_ROWS = 50
+_LEAST_BODIES = 1
 _LARGEST_SIZE = 1000
 
 _PAGE = 1000
@@ -116,24 +121,34 @@ def _since(days: float | None, now: float) -> float:
     return _NEVER if days is None else now - days * DAY
 
 
-def _sizes(stops: Callable[[], bool]) -> Iterator[int]:
-    """How large the next piece is to be, by how long the one before took."""
-    size = _FIRST_SIZE
-    while not stops():
-        started = time.monotonic()
-        yield size
+class _Pace:
+    """How large a piece is to be, by how long the one before it took.
+
+    :param least: what takes little time whatever the machine does besides.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self.size = least
+
+    @contextmanager
+    def piece(self, inbox: BoundInbox) -> Iterator[Connection]:
+        with inbox.database.begin(durable=False) as connection:
+            started = time.monotonic()  # when it no longer waits for others
+            yield connection
         taken = time.monotonic() - started
         if taken > _PIECE:
-            size = max(1, size // 2)
+            self.size = max(self._least, self.size // 2)
         elif taken < _PIECE / 2:
-            size = min(_LARGEST_SIZE, 2 * size)
-        time.sleep(_PAUSES * max(taken, _PIECE))
+            self.size = min(_LARGEST_SIZE, 2 * self.size)
+        time.sleep(min(_LONGEST_PAUSE, _PAUSES * max(taken, _PIECE)))
 
 
 def _in_pieces(inbox: BoundInbox, stops: Callable[[], bool], action: Callable[..., int]) -> int:
-    total = 0
-    for size in _sizes(stops):
-        with inbox.database.begin(durable=False) as connection:
+    total, pace = 0, _Pace(_LEAST_ROWS)
+    while not stops():
+        size = pace.size
+        with pace.piece(inbox) as connection:
             count = action(connection, limit=size)
         total += count
         if count < size:
@@ -145,12 +160,10 @@ def _erase_bodies(inbox: BoundInbox, stops: Callable[[], bool], before: float, n
     """Erase what nobody reads again; without ``keep_bodies_days``, as its messages are deleted."""
     if before == _NEVER:
         return 0
-    total = 0
+    total, pace = 0, _Pace(_LEAST_BODIES)
     over = _erasable(inbox, stops, before)
-    for size in _sizes(stops):
-        if not (ids := list(islice(over, size))):
-            break
-        with inbox.database.begin(durable=False) as connection:
+    while not stops() and (ids := list(islice(over, pace.size))):
+        with pace.piece(inbox) as connection:
             total += callbacks.erase(connection, ids, before, now)
     return total
 

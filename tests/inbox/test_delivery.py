@@ -443,5 +443,5 @@ def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
     assert inbox.redeliver(since=datetime.now(UTC) - timedelta(hours=1)).pending == 3
     drain(app)
     assert heard[4:] == ["m0", "m1", "m2"]
-    with pytest.raises(ValueError, match="Give ids, or since"):
+    with pytest.raises(ValueError, match="Give ids, bulk_id or since"):
         inbox.redeliver()
