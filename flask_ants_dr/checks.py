@@ -30,6 +30,7 @@ _BYTES_OF_A_BULK = _MESSAGES_OF_A_BULK * (1600 * 3 + 1000)
 
 _PASSWORD_CHARACTERS = 12
 _MINUTES_WITHOUT_WORKER = 10
+_DAYS_OVERDUE = 1
 
 Level = Literal["ok", "warning", "error"]
 
@@ -62,6 +63,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         _limits,
         _validation,
         _inbox,
+        _retention,
         _subscribers,
     )
     return [
@@ -236,6 +238,29 @@ def _inbox(app: Flask, registration: Registration) -> _Found:
         )
     else:
         yield "ok", "inbox", backlog
+
+
+def _retention(app: Flask, registration: Registration) -> _Found:
+    if registration.inbox is None:
+        return
+    try:
+        kept = registration.inbox.kept()
+    except InboxUnavailable:
+        return  # of which the inbox's own finding tells
+    overdue = kept.pop("overdue") or 0
+    text = ", ".join(f"{what} {_days(days)}" for what, days in kept.items())
+    if overdue > _DAYS_OVERDUE:
+        yield (
+            "warning",
+            "kept",
+            f"{text}; done messages are overdue for {_days(overdue)}: start flask ants-dr work",
+        )
+    else:
+        yield "ok", "kept", text
+
+
+def _days(days: float | None) -> str:
+    return "for ever" if days is None else f"{round(days, 1):g} days"
 
 
 def _subscribers(app: Flask, registration: Registration) -> _Found:

@@ -49,6 +49,9 @@ class DurableInbox(Protocol):
     def status(self) -> dict[str, Any]:
         """How many messages are in each state, and how it stands with them."""
 
+    def kept(self) -> dict[str, float | None]:
+        """How many days what is kept, and is overdue."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:

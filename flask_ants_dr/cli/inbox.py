@@ -9,6 +9,10 @@ import sys
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from functools import partial
 from functools import wraps
 from threading import Event
 from typing import TYPE_CHECKING
@@ -29,14 +33,18 @@ from .group import current
 from .group import finite
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
     from ..inbox.inbox import BoundInbox
 
 quarantine = AppGroup("quarantine", help="What could not be decoded or validated.")
 cli.add_command(quarantine)
 
-older_than = click.option(
-    "--older-than", metavar="AGE", required=True, help="E.g. 30d, 12h, 15m or 60s."
-)
+older_than = partial(click.option, "--older-than", metavar="AGE")
+AGE = "E.g. 30d, 12h, 15m or 60s."
+
+_LONGEST_AGE = 1000 * 365 * 86_400  # seconds, which a date can be before now
+_PARTS = 1000  # of a progress bar
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -187,18 +195,87 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 
 
 @cli.command()
-@older_than
+@click.argument("ids", nargs=-1, type=NUMBER)
+@click.option("--bulk", metavar="BULK_ID", help="Of this bulk.")
+@click.option("--since", metavar="AGE", help=f"Done within this time. {AGE}")
+@with_inboxes
+def redeliver(
+    inboxes: list[BoundInbox], ids: tuple[int, ...], bulk: str | None, since: str | None
+) -> None:
+    """Make done messages pending again, for all subscribers: with the given IDS, or by option.
+
+    A worker dispatches them; 'flask ants-dr work --once' does so now. Those whose body has been
+    erased cannot be dispatched again: their number is given.
+    """
+    if not ids and bulk is None and since is None:
+        raise click.UsageError("Give IDS, --bulk or --since, or several of them.")
+    after = None if since is None else datetime.now(UTC) - _age(since)
+    found = [inbox.redeliver(ids or None, bulk_id=bulk, since=after) for inbox in inboxes]
+    click.echo(f"{sum(one.pending for one in found)} messages are pending again")
+    if erased := sum(one.erased for one in found):
+        click.echo(f"{erased} messages cannot be: their bodies have been erased")
+
+
+@cli.command()
+@older_than(help=f"{AGE} Without it, what retention says.")
 @click.option("--dead", "dead_", is_flag=True, help="Delete dead messages instead of done ones.")
 @with_inboxes
-def purge(inboxes: list[BoundInbox], older_than: str, dead_: bool) -> None:
+def purge(inboxes: list[BoundInbox], older_than: str | None, dead_: bool) -> None:
     """Delete messages that were done before AGE.
 
-    A callback that comes again after its messages were purged is new: choose an age after which
-    ANTS repeats nothing.
+    Without AGE, delete and erase what Inbox(keep_days=..., keep_bodies_days=...) says, as workers
+    do once an hour. A callback that comes again after its messages were purged is new: choose an
+    age after which ANTS repeats nothing.
     """
-    age = _seconds(older_than)
-    total = sum(inbox.purge(age, dead=dead_) for inbox in inboxes)
-    _progress(f"{total} messages purged", last=True)
+    if older_than is not None:
+        age = _seconds(older_than)
+        total = sum(inbox.purge(age, dead=dead_) for inbox in inboxes)
+        _progress(f"{total} messages purged", last=True)
+        return
+    if dead_:
+        raise click.UsageError("Give --older-than: dead messages are kept until then.")
+    found = [inbox.retain() for inbox in inboxes]
+    deleted, bodies, entries = (
+        sum(getattr(one, name) for one in found) for name in ("deleted", "bodies", "quarantined")
+    )
+    _progress(
+        f"{deleted} messages purged, {bodies} bodies erased, {entries} entries of the quarantine"
+        " purged",
+        last=True,
+    )
+
+
+@cli.command()
+@click.argument("number")
+@click.option("--dry-run", is_flag=True, help="Change nothing, and say what would be.")
+@with_inboxes
+def erase(inboxes: list[BoundInbox], number: str, dry_run: bool) -> None:
+    """Erase what is stored of a phone NUMBER, in any notation, such as 0812345678.
+
+    In each stored body its messages are emptied: done and dead ones, and what is in quarantine.
+    What is still to be dispatched is named, and left: erase again when it is done. A repetition of
+    what was erased is still known, by hashes.
+    """
+    pending = False
+    for inbox in inboxes:
+        with click.progressbar(length=_PARTS, label=inbox.source) as progress:
+            show = partial(_show_part, progress)
+            try:
+                erased = inbox.erase(number, dry_run=dry_run, progress=show)
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint="NUMBER") from None
+        verb = "would be erased" if dry_run else "erased"
+        click.echo(f"{inbox.source}: {erased.details} messages {verb}")
+        if erased.bodies:
+            click.echo(f"{inbox.source}: {erased.bodies} bodies that cannot be read {verb}")
+        if erased.pending:
+            pending = True
+            click.echo(
+                f"{inbox.source}: left, because they are pending: messages"
+                f" {', '.join(map(str, erased.pending))}"
+            )
+    if pending:
+        raise click.exceptions.Exit(1)
 
 
 @quarantine.command("list")
@@ -283,7 +360,7 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 
 
 @quarantine.command("purge")
-@older_than
+@older_than(required=True, help=AGE)
 @with_inboxes
 def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     """Delete what was quarantined before AGE."""
@@ -299,9 +376,17 @@ def _progress(text: str, *, last: bool = False) -> None:
         click.echo(("\r" if on_terminal else "") + text, nl=last, err=True)
 
 
+def _show_part(progress: ProgressBar[int], part: float) -> None:
+    progress.update(round(part * _PARTS) - progress.pos)
+
+
 def _check_selection(ids: Iterable[int], all_: bool) -> None:
     if bool(ids) == all_:
         raise click.UsageError("Give either IDS or --all.")
+
+
+def _age(age: str) -> timedelta:
+    return timedelta(seconds=min(_seconds(age), _LONGEST_AGE))
 
 
 def _seconds(age: str) -> float:

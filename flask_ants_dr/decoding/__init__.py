@@ -6,6 +6,7 @@ import re
 from codecs import BOM_UTF8
 from functools import lru_cache
 from typing import Any
+from typing import NamedTuple
 
 from werkzeug.http import parse_options_header
 
@@ -14,6 +15,7 @@ from .json_body import check_structure
 from .json_body import parse_json
 from .json_body import with_storable_texts
 from .text import is_utf8
+from .text import read_exactly
 from .text import read_text
 from .xml_body import parse_xml
 
@@ -52,6 +54,27 @@ def decode(body: bytes, content_type: str | None) -> Any:
     payload = parse_json(text)
     check_structure(payload, len(text))
     return with_storable_texts(payload, text)
+
+
+class Exact(NamedTuple):
+    """The text of a body, to be changed in places."""
+
+    is_xml: bool
+    """Otherwise it is JSON."""
+    text: str
+    """All of it: what stands around the document, too."""
+    encoding: str
+    errors: str
+    """The handler with which the encoding gives the bytes as they came."""
+
+
+def exact_text(body: bytes, content_type: str | None) -> Exact:
+    """The text that :func:`decode` reads, with what is needed to write it again.
+
+    :raises CallbackError: it cannot be read.
+    """
+    is_xml, charset = _format(body, content_type)
+    return Exact(is_xml, *read_exactly(body, is_xml=is_xml, charset=charset))
 
 
 def json_document(body: bytes, content_type: str | None) -> bytes | None:

@@ -8,6 +8,7 @@ import encodings.aliases
 import pkgutil
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ..errors import MalformedBody
 
@@ -77,13 +78,29 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> str:
         U+FFFD, if it is little: one character in 50.
     :raises MalformedBody: the bytes are nothing of all that.
     """
-    text = _read(body, list(_candidates(body, is_xml, charset)))
+    text, _ = _read(body, list(_candidates(body, is_xml, charset)))
     if "\ufeff" in text[:_BEGINNING]:
         text = text.lstrip("\ufeff \t\r\n")
     return text.rstrip("\0 \t\r\n")
 
 
-def _read(body: bytes, encodings: list[str]) -> str:
+def read_exactly(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str, str, str]:
+    """Decode a body, as :func:`read_text` does, so that encoding it gives the same bytes.
+
+    :return: all of the text, marks and NULs included, the encoding, and the handler of its errors.
+        If there are no such, the text as it is read, and UTF-8.
+    :raises MalformedBody: the bytes are nothing of all that.
+    """
+    text, encoding = _read(body, list(_candidates(body, is_xml, charset)))
+    for errors in ("strict", "surrogatepass", "surrogateescape"):
+        with suppress(UnicodeError):
+            exact = body.decode(encoding, errors)
+            if exact.encode(encoding, errors) == body:
+                return exact, encoding, errors
+    return text, "utf-8", "strict"
+
+
+def _read(body: bytes, encodings: list[str]) -> tuple[str, str]:
     if encodings and encodings[0].startswith(("utf-16", "utf-32")):
         # NULs after the document need not be whole characters.
         rest = len(body) % (4 if "32" in encodings[0] else 2)
@@ -91,17 +108,17 @@ def _read(body: bytes, encodings: list[str]) -> str:
             body = body[:-rest]
     for encoding in encodings:
         try:
-            return body.decode(encoding)
+            return body.decode(encoding), encoding
         except (UnicodeError, LookupError):
             pass
         if encoding == "utf-8" and (mended := _mended(body, encoding)) is not None:
             # Of what else it may be, no text is full of letters that are valid UTF-8.
             letters = len(mended) - len(mended.encode("ascii", "ignore"))
             if letters > 2 * mended.count("\ufffd"):
-                return mended
+                return mended, encoding
     for encoding in encodings:
         if (mended := _mended(body, encoding)) is not None:
-            return mended
+            return mended, encoding
     raise MalformedBody(
         "The body's text cannot be read: send UTF-8 or UTF-16, or name another encoding in the"
         " XML declaration or in the charset parameter of the content type."

@@ -9,9 +9,12 @@ except ModuleNotFoundError:
 
 from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
+from .inbox import Redelivered as Redelivered
 from .inbox import Replayed as Replayed
 from .inbox import bound_inboxes as bound_inboxes
 from .messages import DeadMessage as DeadMessage
 from .quarantine import Quarantined as Quarantined
+from .retention import Erased as Erased
+from .retention import Retained as Retained
 from .tables import metadata as metadata
 from .tables import mysql_metadata as mysql_metadata

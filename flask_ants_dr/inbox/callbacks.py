@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from hashlib import blake2b
+from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import exists
+from sqlalchemy import func
 from sqlalchemy import insert as insert_into
 from sqlalchemy import or_
 from sqlalchemy import select
+from sqlalchemy import update
 
 from ..models import DeliveryReport
 from ..models import Envelope
@@ -22,8 +28,19 @@ from ..models import InvalidDetail
 from ..models import MessageReport
 from .dialects import among
 from .tables import callbacks
+from .tables import is_done
 from .tables import messages
 from .tables import quarantine
+
+_BULK_CHARACTERS = 200  # no identifier of ANTS is longer
+
+
+class Kept(NamedTuple):
+    """A callback whose body is there."""
+
+    id: int
+    received_at: float
+    bytes: int
 
 
 def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
@@ -49,6 +66,15 @@ def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageRepor
     }
 
 
+def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
+    """The messages by the keys that they can be stored under."""
+    found = by_key(envelope, report)
+    if envelope.query:
+        # What was stored before the query was part of the key.
+        found = by_key(replace(envelope, query={}), report) | found
+    return found
+
+
 def key_of_body(envelope: Envelope) -> str:
     """What makes two bodies the same that could not be taken."""
     body = blake2b(envelope.body).hexdigest()
@@ -61,7 +87,7 @@ def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDet
     return _digest(*_origin(envelope), report.bulk_id, payload)
 
 
-def insert(connection: Connection, envelope: Envelope) -> int:
+def insert(connection: Connection, envelope: Envelope, bulk_id: str | None = None) -> int:
     """Store a callback and return its id."""
     statement = insert_into(callbacks).values(
         source=envelope.source,
@@ -71,6 +97,7 @@ def insert(connection: Connection, envelope: Envelope) -> int:
         query=json.dumps(dict(envelope.query)),
         body=envelope.body,
         received_at=envelope.received_at.timestamp(),
+        bulk_id=indexed(bulk_id),
     )
     (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
     return int(callback_id)
@@ -81,11 +108,22 @@ def remove(connection: Connection, callback_id: int) -> None:
     connection.execute(delete(callbacks).where(callbacks.c.id == callback_id))
 
 
-def lock(connection: Connection, callback_id: int) -> None:
-    """Wait for whoever else works on a callback's messages."""
-    connection.execute(
-        select(callbacks.c.id).where(callbacks.c.id == callback_id).with_for_update()
-    )
+def lock(connection: Connection, callback_ids: Iterable[int]) -> None:
+    """Wait for whoever else works on the messages of callbacks."""
+    chosen = among(connection, callbacks.c.id, sorted(set(callback_ids)))
+    locked = select(callbacks.c.id).where(chosen).order_by(callbacks.c.id).with_for_update()
+    connection.execute(locked).all()
+
+
+def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> None:
+    """Note the bulk of a callback that could not be read when it came."""
+    this = update(callbacks).where(callbacks.c.id == callback_id)
+    connection.execute(this.values(bulk_id=indexed(bulk_id)))
+
+
+def indexed(bulk_id: str | None) -> str | None:
+    """A bulk's identifier as callbacks are found by it."""
+    return bulk_id and bulk_id[:_BULK_CHARACTERS]
 
 
 def load(connection: Connection, callback_id: int) -> Envelope:
@@ -96,6 +134,11 @@ def load(connection: Connection, callback_id: int) -> Envelope:
     row = connection.execute(select(callbacks).where(callbacks.c.id == callback_id)).one_or_none()
     if row is None:
         raise LookupError(f"There is no callback {callback_id}.")
+    return envelope_of(row)
+
+
+def envelope_of(row: Any) -> Envelope:
+    """A callback as it came, of a row of its table."""
     return Envelope(
         source=row.source,
         content_type=row.content_type,
@@ -116,6 +159,70 @@ def sweep_orphans(connection: Connection, source: str, before: float) -> None:
     """Delete the callbacks that two purges at once have left."""
     old = (callbacks.c.source == source, callbacks.c.received_at < before)
     connection.execute(delete(callbacks).where(*old, ~_in_use()))
+
+
+def kept(connection: Connection, source: str, after: int, limit: int) -> list[Kept]:
+    """Callbacks whose bodies are there, in the order of their ids, from the one after ``after``."""
+    columns = callbacks.c.id, callbacks.c.received_at, func.length(callbacks.c.body)
+    chosen = select(*columns).where(
+        callbacks.c.source == source, callbacks.c.erased_at.is_(None), callbacks.c.id > after
+    )
+    return [Kept(*row) for row in connection.execute(chosen.order_by(callbacks.c.id).limit(limit))]
+
+
+def last_id(connection: Connection, source: str) -> int:
+    """The highest id of a callback whose body is there; 0 where there is none."""
+    highest = select(func.max(callbacks.c.id))
+    own = callbacks.c.source == source, callbacks.c.erased_at.is_(None)
+    return connection.scalar(highest.where(*own)) or 0
+
+
+def loaded(connection: Connection, callback_ids: Sequence[int]) -> dict[int, Envelope]:
+    """Those callbacks that are there."""
+    chosen = select(callbacks).where(among(connection, callbacks.c.id, callback_ids))
+    return {row.id: envelope_of(row) for row in connection.execute(chosen)}
+
+
+def erasable(connection: Connection, callback_ids: Sequence[int], before: float) -> list[int]:
+    """Those callbacks all of whose messages were done before a time, with nothing in quarantine."""
+    chosen = among(connection, callbacks.c.id, callback_ids) & _is_over(before)
+    return list(connection.scalars(select(callbacks.c.id).where(chosen).order_by(callbacks.c.id)))
+
+
+def erase(connection: Connection, callback_ids: Sequence[int], before: float, now: float) -> int:
+    """Erase the bodies and URLs of those callbacks that are :func:`erasable`; return how many.
+
+    Those of which nothing is left are deleted.
+    """
+    lock(connection, callback_ids)
+    delete_orphans(connection, callback_ids)
+    chosen = among(connection, callbacks.c.id, callback_ids) & _is_over(before)
+    return connection.execute(update(callbacks).where(chosen).values(_erased(now))).rowcount
+
+
+def rewrite(connection: Connection, callback_id: int, old: bytes, new: bytes, now: float) -> bool:
+    """Exchange a body, or erase it where the new one is empty, unless it is no longer the old one.
+
+    :return: whether it was. It is locked then.
+    """
+    this = callbacks.c.id == callback_id
+    body = connection.scalar(select(callbacks.c.body).where(this).with_for_update())
+    if body is None or bytes(body) != old:
+        return False
+    values = {"body": new} if new else _erased(now)
+    connection.execute(update(callbacks).where(this).values(values))
+    return True
+
+
+def _erased(now: float) -> dict[str, Any]:
+    # The keys of the messages, which are hashes, still know a repetition.
+    return {"body": b"", "url_variables": "{}", "query": "{}", "erased_at": now}
+
+
+def _is_over(before: float) -> ColumnElement[bool]:
+    own = messages.c.callback_id == callbacks.c.id
+    unfinished = exists().where(own, ~(is_done & (messages.c.finished_at < before)))
+    return ~unfinished & ~exists().where(quarantine.c.callback_id == callbacks.c.id)
 
 
 def _in_use() -> ColumnElement[bool]:

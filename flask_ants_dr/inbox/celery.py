@@ -60,8 +60,14 @@ def dispatch(source: str, ids: Sequence[int]) -> None:
 
 @shared_task(name="flask_ants_dr.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Enqueue what is due: what the broker did not take, what failed, what a dead worker held."""
-    for inbox in bound_inboxes(current_app):
+    """Enqueue what is due: what the broker did not take, what failed, what a dead worker held.
+
+    Then, once an hour, delete what has been kept for long enough.
+    """
+    inboxes = bound_inboxes(current_app)
+    for inbox in inboxes:
         enqueue(inbox.source, inbox.due(_SWEEP))
         for id in inbox.due(_SWEEP, alone=True):
             enqueue(inbox.source, [id])  # each alone, because one of them may end its worker
+    for inbox in inboxes:
+        inbox.retain(if_due=True)

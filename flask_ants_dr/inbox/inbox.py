@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
-from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from functools import partial
@@ -30,6 +29,7 @@ from ..dispatch import Transaction
 from ..dispatch import dispatch_envelope
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
+from ..errors import MalformedBody
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
@@ -41,16 +41,23 @@ from . import callbacks
 from . import delivery
 from . import messages
 from . import quarantine
+from . import retention
 from .callbacks import by_key
+from .callbacks import by_stored_key
 from .callbacks import key_of_body
 from .database import Database
 from .delivery import Breaker
 from .delivery import Loaded
+from .erasure import ERASED
+from .erasure import Number
 from .masking import trace
 from .messages import Claimed
 from .messages import DeadMessage
 from .quarantine import Entry
 from .quarantine import Quarantined
+from .retention import DAY
+from .retention import Erased
+from .retention import Retained
 from .tables import State
 
 if TYPE_CHECKING:
@@ -58,8 +65,6 @@ if TYPE_CHECKING:
     from .session import HostSession
 
 _logger = logging.getLogger(__name__)
-
-_DAY = 86_400
 
 # More than anybody waits or tries, and less than a database takes for a number of milliseconds.
 _LARGEST = 1_000_000
@@ -99,12 +104,18 @@ class Inbox:
     :param max_backoff: what no delay is longer than, in seconds; 0 for no delays.
     :param timeout: how long a callback waits for the database's lock or a connection, in seconds.
         Then it is answered with 503.
+    :param keep_days: how long a message is kept when it is done, and known when it is reported
+        again; ``None`` for ever. Workers and Celery's sweep delete it. Dead messages stay until
+        they are retried or purged.
+    :param keep_bodies_days: how long the bodies are kept, with their texts and phone numbers, when
+        all of their messages are done; ``None`` for as long as those. At most ``keep_days``.
+        A message whose body is erased is still known, and cannot be redelivered.
     :param quarantine_days: how long what could not be taken is kept; looked at whenever something
-        new comes in.
+        new comes in, and by the workers.
     :param quarantine_bytes: how much of it is kept; the oldest goes first. With 0 nothing is.
     :raises ValueError: a number is none, is negative, or is 0 where this says nothing of 0, or over
-        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is
-        ``True``. The message names the parameter.
+        1,000,000 (but for ``quarantine_bytes``); ``keep_bodies_days`` is more than ``keep_days``;
+        or ``enqueue`` is given where ``eager`` is ``True``. The message names the parameter.
     """
 
     eager: bool = True
@@ -116,6 +127,8 @@ class Inbox:
     backoff: float = 5.0
     max_backoff: float = 3600.0
     timeout: float = 5.0
+    keep_days: float | None = 30.0
+    keep_bodies_days: float | None = 7.0
     quarantine_days: float = 30.0
     quarantine_bytes: int = 100 * 1024 * 1024
 
@@ -129,6 +142,16 @@ class Inbox:
         for name in ("max_attempts", "eager_seconds", "lease", "timeout", "quarantine_days"):
             if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) <= _LARGEST):
                 raise ValueError(f"{name} must be a number above 0, of at most {_LARGEST:,}.")
+        for name in ("keep_days", "keep_bodies_days"):
+            days = getattr(self, name)
+            if days is not None and not (_is_number(days) and 0 < days <= _LARGEST):
+                raise ValueError(
+                    f"{name} must be a number above 0, of at most {_LARGEST:,}, or None for ever."
+                )
+        if (self.keep_bodies_days or 0) > (self.keep_days or _LARGEST):
+            raise ValueError(
+                "keep_bodies_days must be at most keep_days: with its messages a body is deleted."
+            )
         for name in ("backoff", "max_backoff"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= _LARGEST):
                 raise ValueError(f"{name} must be a number from 0 to {_LARGEST:,}.")
@@ -159,6 +182,16 @@ class Inbox:
             except ValueError as error:
                 raise ValueError(f"{key} {error}") from None
         return BoundInbox(app, source, self, databases.setdefault((of, self.timeout), database))
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """What became of done messages that are to be dispatched again."""
+
+    pending: int
+    """How many of them are pending again."""
+    erased: int
+    """How many cannot be, because what they say is erased."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +242,20 @@ class BoundInbox:
         """
         now, token = time.time(), uuid4().hex
         message_by_key = by_key(envelope, report)
-        entries = quarantine.entries(envelope, report, invalid)
         is_replay = callback_id is not None
+        if is_replay:
+            invalid = _not_erased(invalid)
+        entries = quarantine.entries(envelope, report, invalid)
         claim = token if self.options.eager else None
         due_at = now + delivery.CLAIM if claim else now
 
         def store(connection: Connection) -> tuple[list[Claimed], int]:
             if callback_id is None:
-                id = callbacks.insert(connection, envelope)
+                id = callbacks.insert(connection, envelope, report.bulk_id)
             else:
                 id = callback_id
-                callbacks.lock(connection, id)
+                callbacks.lock(connection, [id])
+                callbacks.note_bulk(connection, id, report.bulk_id)
             new = messages.insert(
                 connection, id, self.source, message_by_key, claim=claim, due_at=due_at
             )
@@ -375,31 +411,86 @@ class BoundInbox:
         """
         return self._in_pieces(partial(messages.retry, ids=ids, now=time.time()))
 
-    def redeliver(self, ids: Sequence[int] | None = None, *, since: datetime | None = None) -> int:
-        """Have done messages dispatched again, to all subscribers, by a worker; return how many.
+    def redeliver(
+        self,
+        ids: Sequence[int] | None = None,
+        *,
+        bulk_id: str | None = None,
+        since: datetime | None = None,
+    ) -> Redelivered:
+        """Have done messages dispatched again, to all subscribers, by a worker.
+
+        Those whose body is erased cannot be: they are counted, and stay done.
 
         :param ids: which ones.
+        :param bulk_id: those of this bulk; its first 200 characters count. (What was stored by a
+            release that did not note it is not found.)
         :param since: those that were done after this time, which is aware.
-        :raises ValueError: neither is given.
+        :return: how many are pending again, and how many cannot be.
+        :raises ValueError: none of them is given.
         :raises InboxUnavailable: the database failed.
         """
-        if ids is None and since is None:
-            raise ValueError("Give ids, or since, or both.")
+        if ids is None and bulk_id is None and since is None:
+            raise ValueError("Give ids, bulk_id or since, or several of them.")
         after = since.timestamp() if since else 0.0
-        return self._in_pieces(partial(messages.redeliver, ids=ids, since=after, now=time.time()))
+        chosen: dict[str, Any] = {"ids": ids, "bulk_id": bulk_id, "since": after}
+        pending = self._in_pieces(partial(messages.redeliver, now=time.time(), **chosen))
+        with self.database.begin(writes=False) as connection:
+            erased = messages.count_erased(connection, self.source, **chosen)
+        return Redelivered(pending=pending, erased=erased)
 
-    def purge(self, older_than: float, *, dead: bool = False) -> int:
+    def purge(self, older_than: float | None = None, *, dead: bool = False) -> int:
         """Delete messages that are done, with the callbacks that they were in; return how many.
 
-        :param older_than: that have been so for longer, in seconds.
+        :param older_than: that have been so for longer, in seconds. By default, what
+            :meth:`retain` says.
         :param dead: those that are dead instead.
+        :raises ValueError: ``dead`` without ``older_than``: dead messages are kept for ever.
         :raises InboxUnavailable: the database failed.
         """
+        if older_than is None:
+            if dead:
+                raise ValueError("Give older_than: dead messages are kept until then.")
+            return self.retain().deleted
         state, before = State.DEAD if dead else State.DONE, time.time() - older_than
         total = self._in_pieces(partial(messages.purge, state=state, before=before))
         an_hour_ago = time.time() - _HOUR
         self.database.run(partial(callbacks.sweep_orphans, source=self.source, before=an_hour_ago))
         return total
+
+    def retain(self, *, if_due: bool = False, stop: Callable[[], bool] | None = None) -> Retained:
+        """Delete and erase what has been kept for as long as :class:`Inbox` says.
+
+        It does so in small pieces with pauses between them, so that no callback waits for it.
+
+        :param if_due: only if no process has done so for an hour, as workers and Celery's sweep do.
+        :param stop: asked before each piece; the rest is for the next time.
+        :raises InboxUnavailable: the database failed.
+        """
+        if if_due and not retention.is_due(self):
+            return Retained()
+        return retention.apply(self, stop or _never)
+
+    def erase(
+        self,
+        number: str,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> Erased:
+        """Erase what is stored of one phone number: texts, numbers and all else of its messages.
+
+        In each stored body, the details whose ``to`` it is are emptied, and no other is moved. The
+        keys of the messages, which are hashes, still know a repetition. Dead messages are done
+        then. What is pending is left: call again when it is dispatched.
+
+        :param number: in any usual notation; one without a country code is Thai.
+        :param dry_run: change nothing, and say what would be.
+        :param progress: called with the part that has been looked at, up to 1.
+        :raises ValueError: it is no phone number.
+        :raises InboxUnavailable: the database failed.
+        """
+        return retention.erase(self, Number(number), dry_run=dry_run, progress=progress or _ignore)
 
     def purge_quarantine(self, older_than: float) -> int:
         """Delete what has been in quarantine for longer, in seconds, and return how much.
@@ -415,11 +506,11 @@ class BoundInbox:
         :raises LookupError: there is none.
         :raises InboxUnavailable: the database failed.
         """
-        for entry in self.quarantined():
-            if entry.id == id:
-                with self.database.begin(writes=False) as connection:
-                    return entry, callbacks.load(connection, entry.callback_id)
-        raise LookupError(f"There is no entry {id} in quarantine.")
+        with self.database.begin(writes=False) as connection:
+            found = quarantine.find(connection, self.source, id)
+        if found is None:
+            raise LookupError(f"There is no entry {id} in quarantine.")
+        return found
 
     def quarantined(self, limit: int | None = None) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
@@ -429,6 +520,26 @@ class BoundInbox:
         """
         with self.database.begin(writes=False) as connection:
             return quarantine.list_all(connection, self.source, limit)
+
+    def kept(self) -> dict[str, float | None]:
+        """How many days what is kept; ``None`` for ever.
+
+        ``overdue`` is for how many days a done message is here that was to be deleted: nobody does
+        so where that is much more than an hour.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        options, now = self.options, time.time()
+        with self.database.begin(writes=False) as connection:
+            oldest = messages.oldest_done(connection, self.source)
+        has_end = oldest is not None and options.keep_days is not None
+        age = (now - (oldest or now)) / DAY
+        return {
+            "messages": options.keep_days,
+            "bodies": options.keep_bodies_days,
+            "quarantine": options.quarantine_days,
+            "overdue": max(0.0, age - (options.keep_days or 0)) if has_end else 0.0,
+        }
 
     def due(self, limit: int, *, alone: bool = False) -> list[int]:
         """The ids of messages that wait for a worker.
@@ -455,8 +566,11 @@ class BoundInbox:
             envelope = callbacks.load(connection, callback_id)
         if envelope.source != self.source:
             raise LookupError(f"Callback {callback_id} is another blueprint's.")
+        if not envelope.body:
+            raise MalformedBody("The body has been erased.")
         received = receive(self.app, self._registration, envelope, callback_id=callback_id)
-        return Replayed(taken=received.new or 0, refused=len(received.invalid))
+        refused = _not_erased(received.invalid)
+        return Replayed(taken=received.new or 0, refused=len(refused))
 
     @property
     def _registration(self) -> Registration:
@@ -472,7 +586,7 @@ class BoundInbox:
         """Put into quarantine what is not there, and return how much was new."""
         kept = quarantine.insert(connection, callback_id, self.source, entries, now)
         if kept:
-            oldest = now - self.options.quarantine_days * _DAY
+            oldest = now - self.options.quarantine_days * DAY
             quarantine.bound(connection, self.source, oldest, self.options.quarantine_bytes)
         return kept
 
@@ -529,10 +643,7 @@ class BoundInbox:
         except Exception as error:  # a host's schema can raise anything
             _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
             report = DeliveryReport(messages=())
-        found = by_key(envelope, report)
-        if envelope.query:
-            # What was stored before the query was part of the key.
-            found = by_key(replace(envelope, query={}), report) | found
+        found = by_stored_key(envelope, report)
         self._latest.value = (callback_id, (report, found))
         return report, found
 
@@ -563,9 +674,17 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
     return [inbox for inbox in inboxes if isinstance(inbox, BoundInbox)]
 
 
+def _not_erased(invalid: Sequence[InvalidDetail]) -> list[InvalidDetail]:
+    return [one for one in invalid if one.payload != ERASED]
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _never() -> bool:
     return False
+
+
+def _ignore(part: float) -> None:
+    pass

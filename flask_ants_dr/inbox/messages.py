@@ -14,9 +14,11 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
+from sqlalchemy import Select
 from sqlalchemy import Update
 from sqlalchemy import and_
 from sqlalchemy import func
+from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
 
@@ -353,11 +355,15 @@ def redeliver(
     connection: Connection,
     source: str,
     ids: Sequence[int] | None,
+    bulk_id: str | None,
     since: float,
     now: float,
     limit: int,
 ) -> int:
-    """Have messages that were done after a time dispatched again to all, and return how many."""
+    """Have messages that were done after a time dispatched again to all, and return how many.
+
+    Those whose body is erased are passed over.
+    """
     values = {
         "state": State.WAITING,
         "attempts": 0,
@@ -365,8 +371,59 @@ def redeliver(
         "finished_at": None,
         "had_by": None,
     }
-    done = is_done & (messages.c.finished_at >= since)
-    return _change(connection, source, done, ids, limit, values)
+    chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased).limit(limit)
+    rows = connection.execute(chosen).all()
+    # What is erased meanwhile is not to be read.
+    stored_callbacks.lock(connection, [row.callback_id for row in rows])
+    again = among(connection, messages.c.id, [row.id for row in rows]) & is_done
+    kept = again & messages.c.callback_id.in_(
+        select(callbacks.c.id).where(callbacks.c.erased_at.is_(None))
+    )
+    statement = update(messages).where(kept, messages.c.erased_at.is_(None))
+    return connection.execute(statement.values(values)).rowcount
+
+
+def count_erased(
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    bulk_id: str | None,
+    since: float,
+) -> int:
+    """How many messages that were done after a time cannot be dispatched again."""
+    erased = _done(connection, source, ids, bulk_id, since).where(_is_erased)
+    return connection.scalar(select(func.count()).select_from(erased.subquery())) or 0
+
+
+def of_callback(connection: Connection, callback_id: int) -> dict[str, tuple[int, State]]:
+    """The ids and states of a callback's messages, by their keys."""
+    columns = messages.c.key, messages.c.id, messages.c.state
+    own = select(*columns).where(messages.c.callback_id == callback_id)
+    return {key: (id, State(state)) for key, id, state in connection.execute(own)}
+
+
+def lock_finished(connection: Connection, ids: Sequence[int]) -> bool:
+    """Whether messages are still done or dead, and stay so until the end of the transaction."""
+    finished = among(connection, messages.c.id, ids) & is_in(State.DONE, State.DEAD)
+    locked = select(messages.c.id).where(finished).order_by(messages.c.id).with_for_update()
+    return len(connection.execute(locked).all()) == len(ids)
+
+
+def erase(connection: Connection, ids: Sequence[int], now: float) -> None:
+    """Note that messages can no longer be read; a dead one needs nobody's attention then.
+
+    Their keys stay, so that a repetition is known, for as long as those of other done ones.
+    """
+    values = {"state": State.DONE, "erased_at": now, "failed_by": None, "error": None}
+    erased = among(connection, messages.c.id, ids)
+    connection.execute(update(messages).where(erased).values(values))
+
+
+def oldest_done(connection: Connection, source: str) -> float | None:
+    """When the first of the messages was done that are there."""
+    oldest = select(func.min(messages.c.finished_at)).where(messages.c.source == source, is_done)
+    found: float | None = connection.scalar(oldest)
+    return found
 
 
 def purge(connection: Connection, source: str, state: State, before: float, limit: int) -> int:
@@ -446,6 +503,30 @@ _CLAIMED = (
     messages.c.attempts,
     messages.c.had_by,
 )
+
+
+# Where the callback is joined.
+_is_erased = or_(messages.c.erased_at.is_not(None), callbacks.c.erased_at.is_not(None))
+
+
+def _done(
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    bulk_id: str | None,
+    since: float,
+) -> Select[int, int]:
+    chosen = (
+        select(messages.c.id, messages.c.callback_id)
+        .join_from(messages, callbacks, messages.c.callback_id == callbacks.c.id)
+        .where(messages.c.source == source, is_done, messages.c.finished_at >= since)
+    )
+    if ids is not None:
+        chosen = chosen.where(among(connection, messages.c.id, ids))
+    if bulk_id is not None:
+        indexed = stored_callbacks.indexed(bulk_id)
+        chosen = chosen.where(callbacks.c.source == source, callbacks.c.bulk_id == indexed)
+    return chosen
 
 
 def _count(connection: Connection, source: str, kind: ColumnElement[bool]) -> int:

@@ -20,6 +20,7 @@ from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from .callbacks import delete_orphans
+from .callbacks import envelope_of
 from .callbacks import key_of_detail
 from .dialects import among
 from .dialects import insert_rows
@@ -121,34 +122,24 @@ def bound(connection: Connection, source: str, oldest: float, limit: int) -> Non
 
 def list_all(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:
     """What is in quarantine, the oldest first."""
+    chosen = select(*_ENTRY, *_OF_CALLBACK).join_from(quarantine, callbacks, _ITS_CALLBACK)
     rows = connection.execute(
-        select(
-            quarantine.c.id,
-            quarantine.c.callback_id,
-            quarantine.c.position,
-            quarantine.c.error,
-            quarantine.c.quarantined_at,
-            callbacks.c.content_type,
-            func.length(callbacks.c.body).label("bytes"),
-        )
-        .join_from(quarantine, callbacks, quarantine.c.callback_id == callbacks.c.id)
-        .where(quarantine.c.source == source)
+        chosen.where(quarantine.c.source == source)
         .order_by(quarantine.c.callback_id, quarantine.c.position)
         .limit(limit)
     )
-    return [
-        Quarantined(
-            id=row.id,
-            callback_id=row.callback_id,
-            source=source,
-            position=row.position,
-            since=datetime.fromtimestamp(row.quarantined_at, UTC),
-            content_type=row.content_type,
-            bytes=row.bytes,
-            error=json.loads(row.error),
-        )
-        for row in rows
-    ]
+    return [_quarantined(row) for row in rows]
+
+
+def find(connection: Connection, source: str, id: int) -> tuple[Quarantined, Envelope] | None:
+    """One entry, and the callback that it is of."""
+    this = quarantine.c.source == source, quarantine.c.id == id
+    both = select(*_ENTRY, *_OF_CALLBACK).join_from(quarantine, callbacks, _ITS_CALLBACK)
+    both = both.add_columns(
+        callbacks.c.url_variables, callbacks.c.query, callbacks.c.received_at, callbacks.c.body
+    )
+    row = connection.execute(both.where(*this)).one_or_none()
+    return row and (_quarantined(row), envelope_of(row))
 
 
 def size(connection: Connection, source: str) -> tuple[int, int]:
@@ -165,11 +156,39 @@ def remove(connection: Connection, callback_id: int, still: set[int | None]) -> 
     connection.execute(delete(quarantine).where(quarantine.c.callback_id == callback_id, gone))
 
 
-def purge(connection: Connection, source: str, before: float) -> int:
-    """Delete what was quarantined before a time, and return how much."""
+def purge(connection: Connection, source: str, before: float, limit: int | None = None) -> int:
+    """Delete what was quarantined before a time, and return how much.
+
+    :param limit: how much, at most.
+    """
     of_source = quarantine.c.source == source
     old = select(quarantine.c.id).where(of_source, quarantine.c.quarantined_at < before)
-    gone = remove_chosen(connection, quarantine, old, quarantine.c.callback_id)
-    callback_ids = [row[0] for row in gone]
-    delete_orphans(connection, callback_ids)
-    return len(callback_ids)
+    chosen = old.order_by(quarantine.c.quarantined_at).limit(limit)
+    gone = remove_chosen(connection, quarantine, chosen, quarantine.c.callback_id)
+    delete_orphans(connection, [row[0] for row in gone])
+    return len(gone)
+
+
+_ENTRY = (
+    quarantine.c.id,
+    quarantine.c.callback_id,
+    quarantine.c.source,
+    quarantine.c.position,
+    quarantine.c.error,
+    quarantine.c.quarantined_at,
+)
+_OF_CALLBACK = callbacks.c.content_type, func.length(callbacks.c.body).label("bytes")
+_ITS_CALLBACK = quarantine.c.callback_id == callbacks.c.id
+
+
+def _quarantined(row: Any) -> Quarantined:
+    return Quarantined(
+        id=row.id,
+        callback_id=row.callback_id,
+        source=row.source,
+        position=row.position,
+        since=datetime.fromtimestamp(row.quarantined_at, UTC),
+        content_type=row.content_type,
+        bytes=row.bytes,
+        error=json.loads(row.error),
+    )

@@ -42,7 +42,7 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0002"
+VERSION = "0003"
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
@@ -82,6 +82,12 @@ callbacks = Table(
     Column("query", _Text, nullable=False),  # JSON
     Column("body", _Body, nullable=False),
     Column("received_at", _Time, nullable=False),
+    # Its first characters: an index takes no text of any length.
+    Column("bulk_id", _Name),
+    # When its body was erased, which is empty since.
+    Column("erased_at", _Time),
+    Index("ix_ants_dr_callbacks_bulk", "source", "bulk_id"),
+    Index("ix_ants_dr_callbacks_kept", "source", "erased_at", "id"),
     **_OPTIONS,
 )
 
@@ -106,6 +112,8 @@ messages = Table(
     Column("failed_by", _Text),
     Column("error", _Text),
     Column("finished_at", _Time),
+    # When it was erased from its callback's body, which it can no longer be read from.
+    Column("erased_at", _Time),
     **_OPTIONS,
 )
 
@@ -147,6 +155,18 @@ quarantine = Table(
     Column("position", Integer),  # among the details; NULL for the whole callback
     Column("error", _Text, nullable=False),  # JSON: what the answer said
     Column("quarantined_at", _Time, nullable=False),
+    Index("ix_ants_dr_quarantine_age", "source", "quarantined_at"),
+    **_OPTIONS,
+)
+
+#: What is done again and again, once for all processes that work on a source.
+tasks = Table(
+    "ants_dr_tasks",
+    metadata,
+    Column("source", _Name, primary_key=True),
+    Column("name", _Name, primary_key=True),
+    Column("due_at", _Time, nullable=False),
+    Column("state", _Text),  # how far it came
     **_OPTIONS,
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Event
 from threading import Thread
 
@@ -15,6 +17,7 @@ from .inbox import BoundInbox
 _logger = logging.getLogger(__name__)
 
 _JOINED = 0.1  # seconds
+_RETAINED = 60.0  # seconds between looks whether retention is due
 
 BLOCKED = 75
 """The exit code of a process of which a subscriber has blocked a thread (``EX_TEMPFAIL``)."""
@@ -30,6 +33,8 @@ def work(
     done: Callable[[int], None] = lambda count: None,
 ) -> bool:
     """Dispatch what is due until ``stop`` is set: then finish the messages in hand, and return.
+
+    Beside that, what has been kept for long enough is deleted, when it is this process's turn.
 
     :param concurrency: how many threads do so.
     :param poll: seconds between looks at a database that has nothing due.
@@ -63,16 +68,31 @@ def work(
                     return
                 stop.wait(poll * random.uniform(0.5, 1.5))  # noqa: S311
 
-    def run() -> None:
+    def retain() -> None:
+        while not ends():
+            for inbox in inboxes:
+                # Logged, and due again in an hour. What is dispatched does not depend on it.
+                with suppress(InboxUnavailable):
+                    inbox.retain(if_due=True, stop=ends)
+            if once:
+                return
+            looked = time.monotonic()
+            while not ends() and time.monotonic() - looked < _RETAINED:
+                stop.wait(_JOINED)
+
+    def run(action: Callable[[], None]) -> None:
         try:
-            drain()
+            action()
         except BaseException as error:
             errors.append(error)
             stop.set()
 
     # Daemons, because one that is blocked for ever must not keep the process.
-    names = [f"ants-dr-{number}" for number in range(concurrency)]
-    threads = [Thread(target=run, name=name, daemon=True) for name in names]
+    actions = {f"ants-dr-{number}": drain for number in range(concurrency)}
+    threads = [
+        Thread(target=run, args=(action,), name=name, daemon=True)
+        for name, action in (actions | {"ants-dr-retention": retain}).items()
+    ]
     for thread in threads:
         thread.start()
     while going := [one for one in threads if one.is_alive() and one.ident not in blocked()]:

@@ -26,6 +26,7 @@ from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
 from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import Redelivered
 from flask_ants_dr.inbox import messages as statements
 from flask_ants_dr.inbox.delivery import Breaker
 from flask_ants_dr.inbox.tables import messages
@@ -435,13 +436,13 @@ def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
     with inbox.database.begin(writes=False) as connection:
         chosen = select(messages.c.id).where(messages.c.position == 1)
         (id,) = connection.scalars(chosen)
-    assert inbox.redeliver([id]) == 1
-    assert inbox.redeliver([id]) == 0
+    assert inbox.redeliver([id]) == Redelivered(pending=1, erased=0)
+    assert inbox.redeliver([id]) == Redelivered(pending=0, erased=0)
     drain(app)
     assert heard == ["m0", "m1", "m2", "m1"]
-    assert inbox.redeliver(since=datetime.now(UTC) + timedelta(hours=1)) == 0
-    assert inbox.redeliver(since=datetime.now(UTC) - timedelta(hours=1)) == 3
+    assert inbox.redeliver(since=datetime.now(UTC) + timedelta(hours=1)).pending == 0
+    assert inbox.redeliver(since=datetime.now(UTC) - timedelta(hours=1)).pending == 3
     drain(app)
     assert heard[4:] == ["m0", "m1", "m2"]
-    with pytest.raises(ValueError, match="Give ids, or since"):
+    with pytest.raises(ValueError, match="Give ids, bulk_id or since"):
         inbox.redeliver()

@@ -1139,10 +1139,10 @@ def test_a_deadlock_is_tried_again(make_inbox_app: MakeApp) -> None:
     def lock(order: int) -> Any:
         def work(connection: Connection) -> int:
             tries[order] += 1
-            callbacks.lock(connection, ids[order])
+            callbacks.lock(connection, [ids[order]])
             if tries[order] == 1:
                 barrier.wait(20)
-            callbacks.lock(connection, ids[1 - order])
+            callbacks.lock(connection, [ids[1 - order]])
             return order
 
         return database.run(work)

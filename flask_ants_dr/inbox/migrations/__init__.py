@@ -15,6 +15,10 @@ from ..tables import metadata
 from ..tables import version
 
 _FIRST = "0001"
+_OF_FIRST = ("id", "key", "state")
+
+# What each version has added, by which tables are known that nobody has noted the version of.
+_ADDED = {"0002": ("ants_dr_messages", "had_by"), "0003": ("ants_dr_messages", "erased_at")}
 
 
 class WrongVersion(Exception):
@@ -46,28 +50,41 @@ def migrate(connection: Connection) -> None:
     dialect = dialect_of(connection)
     with dialect.alone(connection):
         found = _version(connection)
-        if found is None:
-            dialect.metadata.create_all(connection)
-            connection.execute(version.insert().values(version_num=VERSION))
-        elif found < VERSION:
+        if found is not None and found < VERSION:
             _upgrade(connection, found)
-        else:
+            return
+        if found is not None:
             check_version(connection)
+        dialect.metadata.create_all(connection)
+        if _noted(connection) is None:  # also where a host's own Alembic has made them
+            connection.execute(version.insert().values(version_num=VERSION))
 
 
 def _version(connection: Connection) -> str | None:
-    """The version of the tables, or ``None`` where there are none."""
+    """The version of the tables, or ``None`` where there are none, or not all of them."""
+    if (found := _noted(connection)) is not None:
+        return found
+    # Made before there were versions, or by a host's own Alembic; or where making tables is no
+    # transaction, and was cut off.
     inspector = inspect(connection)
-    if inspector.has_table(version.name):
-        found: str | None = connection.scalar(select(version.c.version_num))
-        if found is not None:
-            return found
-    if not all(inspector.has_table(name) for name in metadata.tables if name != version.name):
-        # Or not all of them, where making tables is no transaction.
+    columns = {
+        (table, column["name"])
+        for table in metadata.tables
+        if inspector.has_table(table)
+        for column in inspector.get_columns(table)
+    }
+    if not columns.issuperset((messages.name, name) for name in _OF_FIRST):
         return None
-    # Made before there were versions, or by a host's own Alembic.
-    columns = {column["name"] for column in inspector.get_columns(messages.name)}
-    return VERSION if columns >= set(messages.c.keys()) else _FIRST
+    found = max((one for one, added in _ADDED.items() if added in columns), default=_FIRST)
+    is_whole = all(inspector.has_table(table) for table in metadata.tables)
+    return found if found < VERSION or is_whole else None
+
+
+def _noted(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(version.name):
+        return None
+    found: str | None = connection.scalar(select(version.c.version_num))
+    return found
 
 
 def _upgrade(connection: Connection, found: str) -> None:
@@ -78,6 +95,6 @@ def _upgrade(connection: Connection, found: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
-    if not inspect(connection).has_table(version.name):
+    if _noted(connection) is None:
         command.stamp(config, found)
     command.upgrade(config, "head")

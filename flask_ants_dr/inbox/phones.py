@@ -1,0 +1,36 @@
+"""Phone numbers, however they are written, as ANTS writes them."""
+
+from __future__ import annotations
+
+_REGION = "TH"
+_LONGEST = 40
+_LEAST_DIGITS = 3
+_MOST_DIGITS = 15
+
+
+def international(text: str) -> str | None:
+    """A phone number as ANTS writes it: the digits, with the country code in front.
+
+    :param text: in any usual notation; one without a country code is Thai.
+    :return: ``None`` where it is no phone number.
+    """
+    if len(text) > _LONGEST:
+        return None
+    # Here, because only few processes need it, and importing it takes its time.
+    import phonenumbers
+
+    text = text.strip()
+    is_bare = text.isascii() and text.isdigit() and not text.startswith("0")
+    found = []
+    for written, region in ((text, _REGION), (f"+{text}" if is_bare else "", None)):
+        try:
+            found.append(phonenumbers.parse(written, region))
+        except phonenumbers.NumberParseException:
+            continue
+    valid = [one for one in found if phonenumbers.is_valid_number(one)]
+    if not valid and is_bare:  # one that no operator has, as those of tests
+        return text if _LEAST_DIGITS <= len(text) <= _MOST_DIGITS else None
+    valid += [one for one in found if phonenumbers.is_possible_number(one)]
+    if not valid:
+        return None
+    return phonenumbers.format_number(valid[0], phonenumbers.PhoneNumberFormat.E164)[1:]

@@ -1,0 +1,40 @@
+"""What is done again and again by one of all the processes that could: whose turn it is."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+from sqlalchemy import insert
+from sqlalchemy import select
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from .tables import tasks
+
+
+def due_at(connection: Connection, source: str, name: str) -> float:
+    """When the next turn is; 0 before the first."""
+    found = select(tasks.c.due_at).where(tasks.c.source == source, tasks.c.name == name)
+    return connection.scalar(found) or 0.0
+
+
+def take_turn(
+    connection: Connection, source: str, name: str, *, now: float, next_at: float
+) -> bool:
+    """Take the turn, if it is due and nobody has taken it.
+
+    Whoever takes it and dies has had it all the same.
+
+    :param next_at: when the next one is.
+    """
+    this = (tasks.c.source == source, tasks.c.name == name)
+    due = update(tasks).where(*this, tasks.c.due_at <= now)
+    if connection.execute(due.values(due_at=next_at)).rowcount:
+        return True
+    if connection.scalar(select(tasks.c.due_at).where(*this)) is not None:
+        return False
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(tasks).values(source=source, name=name, due_at=next_at))
+    except IntegrityError:  # somebody was faster
+        return False
+    return True
