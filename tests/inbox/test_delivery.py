@@ -285,6 +285,36 @@ def test_errors_that_are_no_exceptions_end_no_worker(
     assert counts(app) == {"pending": 1, "done": 49, "dead": 0}
 
 
+def test_a_timeout_of_gevent_ends_no_worker(make_inbox_app: MakeApp) -> None:
+    """It is none of Exception's kind; nothing stays claimed, and the next attempt succeeds."""
+    gevent = pytest.importorskip(
+        "gevent", reason="pip install gevent, where it has a wheel for this Python"
+    )
+    app = make_inbox_app(eager=False, backoff=0)
+    calls: Counter[str] = Counter()
+
+    def slow(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls[message.message_id] += 1
+        is_slow = message.message_id == "m1" and calls["m1"] == 1
+        try:
+            with gevent.Timeout(0.01):
+                gevent.sleep(60 if is_slow else 0)
+        finally:
+            gevent.get_hub().destroy()  # each thread has one
+
+    message_reported.connect(slow, sender=app)
+    Ants(app.test_client()).post(many(50))
+    stop = threading.Event()
+
+    def done(count: int) -> None:
+        if counts(app)["done"] == 50:
+            stop.set()
+
+    assert not work([bound_inbox(app)], concurrency=2, poll=0.01, once=False, stop=stop, done=done)
+    assert calls == {f"m{number}": 1 for number in range(50)} | {"m1": 2}
+    assert counts(app) == {"pending": 0, "done": 50, "dead": 0}
+
+
 def test_a_short_failure_of_the_database(
     make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
