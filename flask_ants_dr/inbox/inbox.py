@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -273,15 +274,14 @@ class BoundInbox:
         :raises InboxUnavailable: that cannot be done: the disk is full, say, or the database is
             read only, or its tables are another release's.
         """
-        empty = Envelope(
-            source=self.source, content_type="", url_variables={}, query={}, body=bytes(_PROBE)
-        )
+        body = os.urandom(_PROBE)  # which PostgreSQL cannot compress into a page that it has
+        probe = Envelope(source=self.source, content_type="", url_variables={}, query={}, body=body)
         with self.database.begin() as connection:
             if self.database.is_sqlite:
                 # It writes nothing before the commit, but for what its cache does not hold.
                 connection.exec_driver_sql("PRAGMA cache_size = 1")
             written = connection.begin_nested()
-            callbacks.insert(connection, empty, time.time())
+            callbacks.insert(connection, probe, time.time())
             written.rollback()
             if self.database.is_sqlite:
                 connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
