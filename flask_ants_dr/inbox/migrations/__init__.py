@@ -43,27 +43,33 @@ def migrate(connection: Connection) -> None:
     :raises WrongVersion: they are a newer release's.
     """
     found = _version(connection)
-    if found is None:
-        metadata.create_all(connection)
-        connection.execute(version.insert().values(version_num=VERSION))
-    elif found < VERSION:
+    if found is not None and found < VERSION:
         _upgrade(connection, found)
-    else:
+        return
+    if found is not None:
         check_version(connection)
+    metadata.create_all(connection)
+    if _noted(connection) is None:  # also where a host's own Alembic has made them
+        connection.execute(version.insert().values(version_num=VERSION))
 
 
 def _version(connection: Connection) -> str | None:
     """The version of the tables, or ``None`` where there are none."""
+    if (found := _noted(connection)) is not None:
+        return found
     inspector = inspect(connection)
-    if inspector.has_table(version.name):
-        found: str | None = connection.scalar(select(version.c.version_num))
-        if found is not None:
-            return found
     if not inspector.has_table(messages.name):
         return None
     # Made before there were versions, or by a host's own Alembic.
     columns = {column["name"] for column in inspector.get_columns(messages.name)}
     return VERSION if columns >= set(messages.c.keys()) else _FIRST
+
+
+def _noted(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(version.name):
+        return None
+    found: str | None = connection.scalar(select(version.c.version_num))
+    return found
 
 
 def _upgrade(connection: Connection, found: str) -> None:
