@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -57,6 +58,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         return [Finding("", "error", "route", text)]
     looks = (
         _route,
+        _forms,
         partial(_url, url=notify_url),
         _credentials,
         _time_zone,
@@ -80,6 +82,39 @@ _Found = Iterator[tuple[Level, str, str]]
 def _route(app: Flask, registration: Registration) -> _Found:
     for rule in app.url_map.iter_rules(f"{registration.name}.callback"):
         yield "ok", "route", f"POST {rule.rule}"
+
+
+def _forms(app: Flask, registration: Registration) -> _Found:
+    """Flask-WTF's protection of forms, which runs before a view does.
+
+    The functions before a request are run for one as it would come, and the view is not: what is
+    exempt, only Flask-WTF knows.
+    """
+    if "csrf" not in app.extensions or find_spec("flask_wtf") is None:
+        return
+    from flask_wtf.csrf import CSRFError
+
+    name = "CSRF protection"
+    for rule in app.url_map.iter_rules(f"{registration.name}.callback"):
+        with app.test_request_context(rule.rule, method="POST", json={}) as context:
+            # Whatever its variables and its host: it has come to this rule.
+            context.request.url_rule, context.request.routing_exception = rule, None
+            # From 3.2 on Flask hands the context over.
+            arguments = [context] * len(signature(app.preprocess_request).parameters)
+            try:
+                answer = app.preprocess_request(*arguments)
+            except CSRFError as error:
+                reason = str(error.description).rstrip(".")
+                cure = "exempt it with csrf.exempt(blueprint)"
+                yield "error", name, f"it refuses every callback ({reason}): {cure}"
+            except Exception as error:
+                raised = type(error).__name__
+                yield "warning", name, f"not tried: a before_request function raised {raised}"
+            else:
+                if answer is None:
+                    yield "ok", name, "it lets callbacks through"
+                else:
+                    yield "warning", name, "not tried: a before_request function answers instead"
 
 
 def _url(app: Flask, registration: Registration, url: str | None) -> _Found:

@@ -6,6 +6,7 @@ It needs the extra ``simulator``.
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from datetime import datetime
 from datetime import timedelta
+from html import unescape
 from itertools import cycle
 from math import ceil
 from statistics import quantiles
@@ -50,6 +52,11 @@ _CHARACTERS_OF_ONE, _CHARACTERS_OF_PARTS = 70, 67
 
 _LONGEST = 600.0
 """Seconds from send to done."""
+
+#: How many characters of an answer are searched for a reason, and of a reason shown.
+_PAGE, _REASON = 20_000, 300
+
+_NOT_READ = re.compile(r"<(script|style)\b.*?(?:</\1>|\Z)|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
 _TIME_OF_SEEDED_RUNS = datetime(2026, 1, 1, 9, tzinfo=BANGKOK)
 
@@ -278,6 +285,8 @@ class Summary:
     """How long it all took."""
     latencies: list[float] = field(default_factory=list)
     """Of the answers, in milliseconds."""
+    reason: str = ""
+    """What the last answer that was not expected says of why: text as it came."""
 
     @property
     def callbacks(self) -> int:
@@ -447,3 +456,17 @@ def _count(
     summary.accepted += accepted
     summary.rejected += rejected
     summary.answers[answer, as_expected] += 1
+    if response is not None and not as_expected:
+        summary.reason = _reason(response)
+
+
+def _reason(response: httpx.Response) -> str:
+    """The detail of a problem, or else the beginning of the text: of a page, what is read of it."""
+    with suppress(LookupError, RecursionError, TypeError, ValueError):
+        detail = response.json()["detail"]
+        if isinstance(detail, str):
+            return detail[:_REASON]
+    text = response.text[:_PAGE]
+    if "html" in response.headers.get("Content-Type", ""):
+        text = unescape(_NOT_READ.sub(" ", text))
+    return " ".join(text.split())[:_REASON]

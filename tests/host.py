@@ -2,7 +2,8 @@
 
 It is configured from the environment: ``FLASK_ANTS_DR_*``, and ``HOST_ENGINE`` (``eager``,
 ``deferred`` or ``celery``), ``HOST_RECORD`` (a file that gets a line for each message),
-``HOST_KILL`` (the id of a message at which the process dies, once) and ``HOST_BROKER``. With
+``HOST_KILL`` (the id of a message at which the process dies, once), ``HOST_FAIL`` (the id of a
+message at which a second subscriber fails three times) and ``HOST_BROKER``. With
 ``FLASK_SQLALCHEMY_DATABASE_URI`` the inbox is in that database, and two subscribers write there.
 """
 
@@ -68,6 +69,8 @@ def create_app() -> Flask:
         message_reported.connect(fails_at_times, sender=app)
     else:
         message_reported.connect(record, sender=app)
+    if "HOST_FAIL" in os.environ:
+        message_reported.connect(fail, sender=app)
     return app
 
 
@@ -99,13 +102,25 @@ def init_celery(app: Flask) -> Celery:
 
 def record(app: Flask, message: MessageReport, **extra: Any) -> None:
     path = Path(os.environ["HOST_RECORD"])
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, f"{message.message_id}\n".encode())
-    os.close(descriptor)
+    append(path, message)
     killed = path.with_suffix(".killed")
     if message.message_id == os.environ.get("HOST_KILL") and not killed.exists():
         killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(app: Flask, message: MessageReport, **extra: Any) -> None:
+    path = Path(os.environ["HOST_RECORD"]).with_suffix(".failing")
+    append(path, message)
+    calls = path.read_text().split().count(message.message_id)
+    if message.message_id == os.environ["HOST_FAIL"] and calls <= 3:
+        raise LookupError
+
+
+def append(path: Path, message: MessageReport) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{message.message_id}\n".encode())
+    os.close(descriptor)
 
 
 def leaves(app: Flask, message: MessageReport, **extra: Any) -> None:

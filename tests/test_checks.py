@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
+from flask_wtf import CSRFProtect
 from openapi_spec_validator import validate
 from sqlalchemy import event
 from sqlalchemy import text as sql
@@ -187,6 +189,50 @@ def make_open_app() -> Flask:
     app.config["ANTS_DR_AUTH_REQUIRED"] = False
     app.register_blueprint(DeliveryReportBlueprint())
     return app
+
+
+@pytest.mark.parametrize(
+    ("config", "level"),
+    [
+        ({}, "error"),
+        ({"WTF_CSRF_METHODS": ["PUT"]}, "ok"),
+        ({"WTF_CSRF_CHECK_DEFAULT": False}, "ok"),
+        ({"WTF_CSRF_ENABLED": False}, "ok"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["/sms/callback", "/sms/<uuid:tenant>"])
+def test_a_protection_of_forms(config: dict[str, Any], level: str, rule: str) -> None:
+    """Flask-WTF's: ``check`` says what a callback is answered with."""
+    app = make_app(DeliveryReportBlueprint(rule=rule), SECRET_KEY="dev", **GOOD, **config)
+    csrf = CSRFProtect(app)
+    heard = Heard(app)
+    url = f"https://sms.example.com{rule.replace('<uuid:tenant>', str(UUID(int=1)))}"
+    assert levels(app)["CSRF protection"] == level
+    assert heard.calls == []
+    assert app.test_client().post(url).status_code == (400 if level == "error" else 401)
+    csrf.exempt(app.blueprints["ants_dr"])
+    assert levels(app)["CSRF protection"] == "ok"
+    assert app.test_client().post(url).status_code == 401
+
+
+def test_a_view_that_is_exempt_and_functions_before_requests(app: Flask) -> None:
+    assert "CSRF protection" not in levels(app)
+    app.secret_key = "dev"
+    CSRFProtect(app).exempt(app.view_functions["ants_dr.callback"])
+    assert levels(app)["CSRF protection"] == "ok"
+    answers: list[Any] = ["no", LookupError()]
+
+    @app.before_request
+    def answer() -> Any:
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    for text in ("a before_request function answers instead", "function raised LookupError"):
+        (finding,) = [one for one in check(app) if one.subject == "CSRF protection"]
+        assert finding.level == "warning"
+        assert text in finding.text
+        del answers[0]
 
 
 def test_the_backlog(inbox_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
+from flask_wtf import CSRFProtect
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr.cli import cli
@@ -201,6 +202,21 @@ def test_send_sample(url: str, run: Run, heard: Heard) -> None:
     assert len(heard.messages) == 4
 
 
+def test_send_sample_says_why(app: Flask, url: str, run: Run) -> None:
+    app.secret_key = "dev"
+    csrf = CSRFProtect(app)
+    result = run("send-sample", "--url", url)
+    assert result.exit_code == 1
+    reason = "400 Bad Request Bad Request The CSRF token is missing."
+    assert f"report.xml: 400, 0 accepted, 0 rejected\n  {reason}\n" in result.stdout
+    csrf.exempt(app.blueprints["ants_dr"])
+    result = run("send-sample", "--url", url, "--password", "other")
+    assert result.exit_code == 1
+    detail = "The credentials are missing or wrong: the callback needs the HTTP Basic pair"
+    assert f"report.json: 401, 0 accepted, 0 rejected\n  {detail} that" in result.stdout
+    assert run("send-sample", "--url", url).exit_code == 0
+
+
 # Servers that are not as they should be.
 
 
@@ -283,6 +299,40 @@ def test_an_answer_that_counts_nothing(
     assert result.exit_code == 1
     assert re.search(r"200 +1  unexpected", result.stdout)
     assert "0 accepted" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "shown"),
+    [
+        (
+            "text/html",
+            "<style>p {}</style><p>a &lt;b&gt;\r\n\x1b[31m\u202e",
+            "a <b> \\u001b[31m\\u202e",
+        ),
+        ("text/html", "<script>" + "x" * 30_000, ""),
+        ("text/plain", "<p> is not\na tag", "<p> is not a tag"),
+        ("application/json", '{"detail": "\\u001b[2J"}', "\\u001b[2J"),
+        ("application/json", '{"detail": 1}', '{"detail": 1}'),
+        ("application/json; charset=nonsense", "{", "{"),
+        ("text/plain", "x" * 1000, "x" * 300),
+    ],
+)
+def test_reasons(
+    run: Run,
+    bad_server: Callable[[bytes | None], str],
+    content_type: str,
+    body: str,
+    shown: str,
+) -> None:
+    """Whatever a server says is shown on a line, without what a terminal would obey."""
+    content = body.encode()
+    answer = (
+        b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+    )
+    url = bad_server(answer % (content_type.encode(), len(content), content))
+    reason = f"  {shown}\n" if shown else ""
+    answers = [f"{name}: 500, 0 accepted, 0 rejected\n" for name in ("report.json", "report.xml")]
+    assert run("send-sample", "--url", url).stdout == "".join(one + reason for one in answers)
 
 
 def test_a_server_that_is_down(run: Run) -> None:

@@ -18,6 +18,7 @@ import click
 
 from ..encoding import ENCODINGS
 from ..encoding import FORMATS
+from ..escaping import printable
 from ..registration import callback_path
 from ..registration import configured_credentials
 from ..registration import find_registration
@@ -214,7 +215,7 @@ def send_sample(
 ) -> None:
     """Post the two example bodies of ANTS's specification to a running server.
 
-    Exit code 1 if one of them is not taken.
+    Exit code 1 if one of them is not taken, below what the answer says of why.
     """
     simulator = _simulator()
     url, auth = _target(url, username, password, blueprint)
@@ -227,6 +228,8 @@ def send_sample(
         summary = simulator.send(body, content_type, url, auth, messages=2, timeout=timeout)
         ((answer, expected),) = summary.answers
         click.echo(f"{name}: {answer}, {summary.accepted} accepted, {summary.rejected} rejected")
+        if summary.reason:
+            click.echo(f"  {printable(summary.reason)}")
         taken = taken and expected
     if not taken:
         raise SystemExit(1)

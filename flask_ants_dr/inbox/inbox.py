@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -352,20 +353,20 @@ class BoundInbox:
         :raises InboxUnavailable: that cannot be done: the disk is full, say, or the database is
             read only, or its tables are another release's.
         """
-        empty = Envelope(
+        probe = Envelope(
             source=self.source,
             content_type="",
             url_variables={},
             query={},
             received_at=datetime.now(UTC),
-            body=bytes(_PROBE),
+            body=os.urandom(_PROBE),  # which PostgreSQL cannot compress into a page that it has
         )
         with (
             self.database.begin() as connection,
             self.database.dialect.written_through(connection),
         ):
             written = connection.begin_nested()
-            callbacks.insert(connection, empty)
+            callbacks.insert(connection, probe)
             written.rollback()
 
     def status(self) -> dict[str, Any]:

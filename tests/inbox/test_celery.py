@@ -72,8 +72,8 @@ def host(port: int) -> Iterator[Flask]:
     bound_inbox(app).database.close()
 
 
-def recorded(folder: Path) -> Counter[str]:
-    path = folder / "record"
+def recorded(folder: Path, name: str = "record") -> Counter[str]:
+    path = folder / name
     return Counter(path.read_text().split() if path.exists() else [])
 
 
@@ -82,6 +82,19 @@ def test_a_worker_dispatches_what_is_enqueued(host: Flask, port: int, tmp_path: 
         assert Ants(host.test_client()).post(many(250)).status_code == 200
         wait_for(lambda: counts(host)["done"] == 250)
     assert recorded(tmp_path) == {f"m{number}": 1 for number in range(250)}
+
+
+def test_a_subscriber_that_returned_is_not_called_again(
+    host: Flask, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever worker takes up what another subscriber failed on."""
+    monkeypatch.setenv("HOST_FAIL", "m3")
+    with redis(port, tmp_path), worker(tmp_path, "--beat"):
+        assert Ants(host.test_client()).post(many(20)).status_code == 200
+        wait_for(lambda: counts(host)["done"] == 20)
+    once = {f"m{number}": 1 for number in range(20)}
+    assert recorded(tmp_path) == once
+    assert recorded(tmp_path, "record.failing") == once | {"m3": 4}
 
 
 def test_only_identifiers_go_to_the_broker(host: Flask, port: int, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
@@ -31,6 +32,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from flask.cli import run_command
 from packaging.requirements import Requirement
+from sqlalchemy import create_engine
 from sqlalchemy import select
 from sqlalchemy import update
 from werkzeug.datastructures import Authorization
@@ -53,7 +55,9 @@ from flask_ants_dr import simulator
 from flask_ants_dr import testing
 from flask_ants_dr.cli import cli
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox.tables import VERSION
 from flask_ants_dr.inbox.tables import messages
+from flask_ants_dr.inbox.tables import version
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
 from flask_ants_dr.testing import make_report
@@ -281,6 +285,8 @@ def check_flask(arguments: list[str], app: Flask) -> None:
     if arguments[0] == "run":
         run_command.make_context("run", arguments[1:])
         return
+    if arguments[0] == "db":
+        return  # test_flask_migrate runs it
     group, name, *rest = arguments
     assert group == "ants-dr"
     if name == "work" and "--once" not in rest:
@@ -396,8 +402,10 @@ def test_quoted_errors_are_in_the_code() -> None:
     of_others = {
         "The name 'ants_dr' is already registered",
         "Unable to build URLs outside an active request",
+        "No space left on device",
         "attempt to write a readonly database",
         "database is locked",
+        "database or disk is full",
         "no such table",
         'relation "ants_dr_callbacks" does not exist',
         "unable to open database file",
@@ -743,6 +751,98 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
         "ants_dr_quarantine",
         "ants_dr_version",
     }
+
+
+MIGRATED = """
+from extensions import migrate as passing_over
+from flask import Flask
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox.tables import VERSION
+from flask_ants_dr.inbox.tables import version
+
+
+class Base(DeclarativeBase): pass
+
+
+db = SQLAlchemy(model_class=Base)
+
+
+class Order(db.Model):
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+def create_app(migrate=passing_over):
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    db.init_app(app)
+    migrate.init_app(app, db)
+    app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox()))
+    return app
+
+
+def create_unaware():
+    return create_app(Migrate())
+"""
+
+
+@pytest.fixture
+def migrated(machine: Path, inbox_url: str) -> Callable[..., str]:
+    """Runs a command of ``flask`` in a project that has Flask-Migrate, and returns what it says."""
+    (machine / "migrations").rename(machine / "of_the_page")
+    (machine / "receiver.py").write_text(MIGRATED)
+    env = environment(
+        FLASK_ANTS_DR_USERNAME="ants",
+        FLASK_ANTS_DR_PASSWORD=SECRET,
+        FLASK_ANTS_DR_INBOX_URL=inbox_url,
+        FLASK_SQLALCHEMY_DATABASE_URI=inbox_url,
+    )
+
+    def flask(*arguments: str, app: str = "receiver") -> str:
+        return said_by("flask", "--app", app, *arguments, folder=machine, env=env)
+
+    flask("db", "init")
+    return flask
+
+
+@pytest.mark.slow(reason="starts a process for each command")
+def test_flask_migrate(migrated: Callable[..., str], machine: Path, inbox_url: str) -> None:
+    """The lines for ``env.py``: tables are made, and none is to be changed afterwards."""
+    template = (machine / "migrations" / "env.py").read_text("utf-8")
+    replaced = re.compile(r"def get_metadata\(\):\n(?: .*\n)+")
+    page_lines = (machine / "of_the_page" / "env.py").read_text("utf-8")
+    assert len(replaced.findall(template)) == 1
+    (machine / "migrations" / "env.py").write_text(replaced.sub(lambda _: page_lines, template))
+    unaware = "receiver:create_unaware()"
+    for _, line in lines(page("production")):
+        words = shlex.split(line)
+        if words[0] == "flask" and words[3:4] == ["db"]:
+            migrated(*words[3:], app=unaware)
+    assert '"pending": 0' in migrated("ants-dr", "status", "--json", app=unaware)
+    migrated("ants-dr", "init-db", app=unaware)
+    engine = create_engine(inbox_url)
+    with engine.connect() as connection:
+        assert connection.scalars(select(version.c.version_num)).all() == [VERSION]
+    engine.dispose()
+    assert "No changes in schema" in migrated("db", "migrate", app=unaware)
+
+
+@pytest.mark.slow(reason="starts a process for each command")
+def test_flask_migrate_passes_over_what_init_db_makes(
+    migrated: Callable[..., str], machine: Path
+) -> None:
+    migrated("ants-dr", "init-db")
+    migrated("db", "migrate")
+    migrated("db", "upgrade")
+    assert "No changes in schema" in migrated("db", "migrate")
+    assert len(list((machine / "migrations" / "versions").glob("*.py"))) == 1
+    assert "removed table 'ants_dr_messages'" in migrated(
+        "db", "migrate", app="receiver:create_unaware()"
+    )
 
 
 def test_the_backup_of_postgresql(machine: Path, postgresql: Any) -> None:
