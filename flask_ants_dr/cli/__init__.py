@@ -2,5 +2,6 @@
 
 from . import check as check
 from . import inbox as inbox
+from . import ledger as ledger
 from . import simulate as simulate
 from .group import cli as cli

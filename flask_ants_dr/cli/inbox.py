@@ -175,7 +175,7 @@ def dead(inboxes: list[BoundInbox], limit: int, as_json: bool) -> None:
         for inbox in inboxes
         for message in inbox.dead(limit)
     ]
-    _print(rows, as_json, "no dead messages")
+    print_rows(rows, as_json, "no dead messages")
 
 
 @cli.command()
@@ -209,7 +209,7 @@ def redeliver(
     """
     if not ids and bulk is None and since is None:
         raise click.UsageError("Give IDS, --bulk or --since, or several of them.")
-    after = None if since is None else datetime.now(UTC) - _age(since)
+    after = None if since is None else datetime.now(UTC) - ago(since)
     found = [inbox.redeliver(ids or None, bulk_id=bulk, since=after) for inbox in inboxes]
     click.echo(f"{sum(one.pending for one in found)} messages are pending again")
     if erased := sum(one.erased for one in found):
@@ -296,7 +296,7 @@ def list_(inboxes: list[BoundInbox], as_json: bool) -> None:
         for inbox in inboxes
         for entry in inbox.quarantined()
     ]
-    _print(rows, as_json, "nothing in quarantine")
+    print_rows(rows, as_json, "nothing in quarantine")
 
 
 @quarantine.command()
@@ -385,7 +385,7 @@ def _check_selection(ids: Iterable[int], all_: bool) -> None:
         raise click.UsageError("Give either IDS or --all.")
 
 
-def _age(age: str) -> timedelta:
+def ago(age: str) -> timedelta:
     return timedelta(seconds=min(_seconds(age), _LONGEST_AGE))
 
 
@@ -396,7 +396,7 @@ def _seconds(age: str) -> float:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _print(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
+def print_rows(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return

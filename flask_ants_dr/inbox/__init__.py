@@ -12,6 +12,8 @@ from .inbox import Inbox as Inbox
 from .inbox import Redelivered as Redelivered
 from .inbox import Replayed as Replayed
 from .inbox import bound_inboxes as bound_inboxes
+from .ledger import Entry as Entry
+from .ledger import Ledger as Ledger
 from .messages import DeadMessage as DeadMessage
 from .quarantine import Quarantined as Quarantined
 from .retention import Erased as Erased

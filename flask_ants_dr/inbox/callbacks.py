@@ -51,7 +51,7 @@ def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageRepor
     """
     origin = (*_origin(envelope), _told(report, "bulkId", report.bulk_id))
     return {
-        _digest(
+        digest(
             *origin,
             message.message_id,
             _told(message, "to", message.to),
@@ -78,13 +78,13 @@ def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, Messa
 def key_of_body(envelope: Envelope) -> str:
     """What makes two bodies the same that could not be taken."""
     body = blake2b(envelope.body).hexdigest()
-    return _digest(*_origin(envelope), envelope.content_type, body)
+    return digest(*_origin(envelope), envelope.content_type, body)
 
 
 def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDetail) -> str:
     """What makes two details the same that could not be taken."""
     payload = json.dumps(detail.payload, default=str, sort_keys=True)
-    return _digest(*_origin(envelope), report.bulk_id, payload)
+    return digest(*_origin(envelope), report.bulk_id, payload)
 
 
 def insert(connection: Connection, envelope: Envelope, bulk_id: str | None = None) -> int:
@@ -247,6 +247,7 @@ def _origin(envelope: Envelope) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _digest(*parts: str | float | None) -> str:
+def digest(*parts: str | float | None) -> str:
+    """A hash of bounded length of what tells two things apart."""
     # ascii() tells None from a text, and writes a tuple of both the same in every Python.
     return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()

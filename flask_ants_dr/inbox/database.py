@@ -139,6 +139,15 @@ class Database:
         with self.begin(is_current=False) as connection:
             migrate(connection)
 
+    def prepare(self) -> None:
+        """See to it that the tables are this release's, before the first use.
+
+        :raises InboxUnavailable: they are not, or the database failed.
+        """
+        if not self._is_current:
+            with self.begin(writes=False):
+                pass
+
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
         if self._engine is not None:

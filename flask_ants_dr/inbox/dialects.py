@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -55,6 +56,7 @@ _NORMAL = 1
 _FULL = 2
 
 Rows = Sequence[Row[Any]]
+Changes = Callable[[Any], Mapping[str, ColumnElement[Any]]]
 
 
 class Dialect(ABC):
@@ -130,6 +132,10 @@ class Dialect(ABC):
         """See :func:`insert_rows`."""
 
     @abstractmethod
+    def upsertion(self, table: Table, changes: Changes) -> Any:
+        """See :func:`upsert`."""
+
+    @abstractmethod
     def change(
         self,
         connection: Connection,
@@ -180,6 +186,11 @@ class _WithReturning(Dialect):
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, int]:
         return self._new(connection, table, self.insert(table), rows)
+
+    def upsertion(self, table: Table, changes: Changes) -> Any:
+        statement = self.insert(table)
+        set_ = changes(statement.excluded)
+        return statement.on_conflict_do_update(index_elements=["key"], set_=set_)
 
     def _new(
         self, connection: Connection, table: Table, statement: Any, *rows: Any
@@ -428,6 +439,10 @@ class MySQL(Dialect):
         connection.execute(unless_there, rows)
         return {key: id for key, id in connection.execute(of_callback) if key not in before}
 
+    def upsertion(self, table: Table, changes: Changes) -> Any:
+        statement = mysql.insert(table)
+        return statement.on_duplicate_key_update(list(changes(statement.inserted).items()))
+
     def change(
         self,
         connection: Connection,
@@ -496,6 +511,32 @@ def insert_rows(
 ) -> dict[str, int]:
     """Insert the rows of one callback whose key is not there, and return their ids by key."""
     return dialect_of(connection).insert_rows(connection, table, rows)
+
+
+def upsert(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], changes: Changes
+) -> None:
+    """Insert rows, or change those whose key is there.
+
+    :param rows: all of the same columns, with values as the driver takes them.
+    :param changes: makes the new values of columns from those that were to be inserted, without a
+        parameter. MariaDB and MySQL see what stands before a column as changed already.
+    """
+    names = tuple(rows[0])
+    text, order = _upsertion(connection.dialect, table, names, changes)
+    # Not by SQLAlchemy's own statement, which looks at each value of each row.
+    parameters = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
+    connection.exec_driver_sql(text, parameters)
+
+
+@lru_cache(maxsize=16)
+def _upsertion(
+    dialect: Any, table: Table, names: tuple[str, ...], changes: Changes
+) -> tuple[str, Sequence[str] | None]:
+    """The text of a statement, and the order of its parameters where they have no names."""
+    statement = DIALECTS[dialect.name].upsertion(table, changes)
+    compiled = statement.compile(dialect=dialect, column_keys=names)
+    return str(compiled), compiled.positiontup
 
 
 def change(

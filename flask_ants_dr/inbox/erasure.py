@@ -55,7 +55,8 @@ class Number:
         digits = international(text)
         if digits is None:
             raise ValueError("That is no phone number: write it as 0812345678 or +66812345678.")
-        self._digits = digits
+        self.digits = digits
+        """As ANTS writes it."""
         self._end = digits[-_END_DIGITS:]
         forms = [digits, f"0{digits[2:]}"] if digits.startswith("66") else [digits]
         written = "|".join(_BETWEEN.join(form) for form in forms)
@@ -66,9 +67,9 @@ class Number:
         if len(text) > _LONGEST_NUMBER:
             return False
         digits = "".join(filter(str.isdigit, text))
-        if digits == self._digits:
+        if digits == self.digits:
             return True
-        return digits.endswith(self._end) and international(text) == self._digits
+        return digits.endswith(self._end) and international(text) == self.digits
 
     def is_in(self, body: bytes) -> bool:
         """Whether it stands somewhere in bytes that nothing can be made of."""

@@ -40,6 +40,7 @@ from ..registration import Registration
 from ..registration import registrations
 from . import callbacks
 from . import delivery
+from . import ledger
 from . import messages
 from . import quarantine
 from . import retention
@@ -51,6 +52,7 @@ from .delivery import Breaker
 from .delivery import Loaded
 from .erasure import ERASED
 from .erasure import Number
+from .ledger import Ledger
 from .masking import trace
 from .messages import Claimed
 from .messages import DeadMessage
@@ -93,6 +95,8 @@ class Inbox:
         present :class:`~sqlalchemy.orm.Session`. Then what each subscriber writes in it is
         committed together with the note that it has had the message, and rolled back if it raises:
         once, whatever ends a process in between. The session's engine is used for everything.
+    :param ledger: whether to keep what became of each message, for :class:`BoundInbox.ledger
+        <flask_ants_dr.inbox.Ledger>`.
     :param max_attempts: how often a message is dispatched before it is set aside as dead. The
         default takes some three days, on average.
     :param lease: how long subscribers may take for one message, in seconds. Beyond it the attempt
@@ -123,6 +127,7 @@ class Inbox:
     eager_seconds: float = 5.0
     enqueue: Callable[[str, Sequence[int]], None] | None = None
     session: HostSession | None = field(default=None, repr=False)
+    ledger: bool = False
     max_attempts: int = 150
     lease: float = 300.0
     backoff: float = 5.0
@@ -262,6 +267,9 @@ class BoundInbox:
             )
             if is_replay:
                 quarantine.remove(connection, id, {one.position for one in entries})
+            if self.options.ledger:
+                reported = {row.key: message_by_key[row.key] for row in new}
+                ledger.record(connection, envelope, report, reported)
             kept = self._keep(connection, id, entries, now)
             if not new and not kept:
                 callbacks.delete_orphans(connection, [id])
@@ -346,6 +354,29 @@ class BoundInbox:
     def transaction(self) -> Transaction | None:
         """Makes what a subscriber's turn is in, where the host has given its session."""
         return self.host.transaction if self.host else None
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of each message, and what was expected.
+
+        :raises RuntimeError: it is not kept.
+        """
+        if not self.options.ledger:
+            raise RuntimeError(
+                f"The inbox of the blueprint {self.source} keeps no ledger: make it with"
+                " Inbox(ledger=True)."
+            )
+        return Ledger(self)
+
+    def write(self, work: Callable[[Connection], None]) -> None:
+        """Write in the host's own transaction where the host has given its session, else at once.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        if self.host:
+            work(self.host.connection())
+        else:
+            self.database.run(work)
 
     def probe(self) -> None:
         """Write a callback of 100 kB, as a request would, and take it back.

@@ -20,6 +20,7 @@ from ..models import Envelope
 from ..receive import read
 from ..registration import registrations
 from . import callbacks
+from . import ledger
 from . import messages
 from . import quarantine
 from . import tasks
@@ -65,6 +66,8 @@ class Retained:
     """Of how many callbacks the body was erased."""
     quarantined: int = 0
     """How many entries of the quarantine were deleted."""
+    numbers: int = 0
+    """Of how many messages the ledger forgot the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,17 @@ class Erased:
     """How many details are empty now."""
     bodies: int = 0
     """How many bodies are, which could not be decoded and had the number in them."""
+    numbers: int = 0
+    """Of how many messages the ledger has forgotten the number."""
     pending: tuple[int, ...] = ()
     """The ids of the messages that were left, because they are still to be dispatched."""
 
     def __add__(self, other: Erased) -> Erased:
         return Erased(
-            self.details + other.details, self.bodies + other.bodies, self.pending + other.pending
+            self.details + other.details,
+            self.bodies + other.bodies,
+            self.numbers + other.numbers,
+            self.pending + other.pending,
         )
 
 
@@ -114,6 +122,7 @@ def apply(inbox: BoundInbox, stop: Callable[[], bool]) -> Retained:
             stops,
             partial(quarantine.purge, source=source, before=_since(options.quarantine_days, now)),
         ),
+        numbers=_forget_numbers(inbox, stops, done),
     )
 
 
@@ -153,6 +162,19 @@ def _in_pieces(inbox: BoundInbox, stops: Callable[[], bool], action: Callable[..
         total += count
         if count < size:
             break
+    return total
+
+
+def _forget_numbers(inbox: BoundInbox, stops: Callable[[], bool], before: float) -> int:
+    """From where it came the last time, so that what is forgotten is not looked at again."""
+    with inbox.database.begin(writes=False) as connection:
+        after = float(tasks.state(connection, inbox.source, _TASK) or _NEVER)
+    total, pace = 0, _Pace(_LEAST_ROWS)
+    while after < before and not stops():
+        with pace.piece(inbox) as connection:
+            count, after = ledger.forget(connection, inbox.source, after, before, pace.size)
+            tasks.note_state(connection, inbox.source, _TASK, repr(after))
+        total += count
     return total
 
 
@@ -205,6 +227,18 @@ def erase(
                 if number.may_be_in(envelope.body):
                     total += _erase_in(inbox, id, number, dry_run=dry_run)
             progress(ids[-1] / last)
+    return total + Erased(numbers=_erase_in_ledger(inbox, number.digits, dry_run=dry_run))
+
+
+def _erase_in_ledger(inbox: BoundInbox, digits: str, *, dry_run: bool) -> int:
+    if dry_run:
+        with inbox.database.begin(writes=False) as connection:
+            return ledger.count_number(connection, inbox.source, digits)
+    erase = partial(ledger.erase, source=inbox.source, number=digits, limit=_PAGE)
+    total = count = inbox.database.run(erase)
+    while count == _PAGE:
+        count = inbox.database.run(erase)
+        total += count
     return total
 
 

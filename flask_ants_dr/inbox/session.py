@@ -172,6 +172,14 @@ class HostDatabase(Database):
             )
         return engine
 
+    def connection(self) -> Connection:
+        """The session's connection, in its transaction.
+
+        :raises InboxUnavailable: the tables are missing, or another release's.
+        """
+        self.prepare()
+        return self.session().connection(bind_arguments={"clause": messages})
+
     def turn(self, note: Callable[[], Update] | None = None) -> Turn:
         """A subscriber's turn in the session.
 

@@ -42,7 +42,7 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0003"
+VERSION = "0004"
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
@@ -167,6 +167,34 @@ tasks = Table(
     Column("name", _Name, primary_key=True),
     Column("due_at", _Time, nullable=False),
     Column("state", _Text),  # how far it came
+    **_OPTIONS,
+)
+
+#: What became of each message, and what was expected: one row for each, whatever is purged.
+ledger = Table(
+    "ants_dr_ledger",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("source", _Name, nullable=False),
+    Column("key", _Word, nullable=False, unique=True),
+    Column("message_id", _Name, nullable=False),
+    Column("to_number", _Name),
+    Column("bulk_id", _Name),
+    Column("reference", _Name),
+    Column("state", _Word),
+    Column("rank", _Name, nullable=False),  # the later of two reports has the higher one
+    Column("report", _Text),  # JSON: what the latest said
+    Column("expected_at", _Time),
+    Column("reported_at", _Time),
+    Column("open_since", _Time),  # while it is not final
+    Column("changed_at", _Time, nullable=False),
+    Column("reports", Integer, nullable=False),
+    Index("ix_ants_dr_ledger_to", "source", "to_number"),
+    Index("ix_ants_dr_ledger_message", "source", "message_id"),
+    Index("ix_ants_dr_ledger_bulk", "source", "bulk_id"),
+    Index("ix_ants_dr_ledger_reference", "source", "reference"),
+    Index("ix_ants_dr_ledger_open", "source", "open_since"),
+    Index("ix_ants_dr_ledger_state", "source", "state", "changed_at"),
     **_OPTIONS,
 )
 

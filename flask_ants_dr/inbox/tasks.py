@@ -38,3 +38,18 @@ def take_turn(
     except IntegrityError:  # somebody was faster
         return False
     return True
+
+
+def state(connection: Connection, source: str, name: str) -> str | None:
+    """How far it came the last time, in words of its own."""
+    found: str | None = connection.scalar(
+        select(tasks.c.state).where(tasks.c.source == source, tasks.c.name == name)
+    )
+    return found
+
+
+def note_state(connection: Connection, source: str, name: str, state: str) -> None:
+    """Note how far it came."""
+    this = update(tasks).where(tasks.c.source == source, tasks.c.name == name)
+    if not connection.execute(this.values(state=state)).rowcount:
+        connection.execute(insert(tasks).values(source=source, name=name, due_at=0.0, state=state))

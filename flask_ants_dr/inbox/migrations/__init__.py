@@ -18,7 +18,11 @@ _FIRST = "0001"
 _OF_FIRST = ("id", "key", "state")
 
 # What each version has added, by which tables are known that nobody has noted the version of.
-_ADDED = {"0002": ("ants_dr_messages", "had_by"), "0003": ("ants_dr_messages", "erased_at")}
+_ADDED = {
+    "0002": ("ants_dr_messages", "had_by"),
+    "0003": ("ants_dr_messages", "erased_at"),
+    "0004": ("ants_dr_ledger", "rank"),
+}
 
 
 class WrongVersion(Exception):

@@ -1,0 +1,463 @@
+"""The ledger: what became of each message, and what was expected."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy import Connection
+from sqlalchemy import Row
+from sqlalchemy import case
+from sqlalchemy import func
+from sqlalchemy import literal_column
+from sqlalchemy import null
+from sqlalchemy import select
+from sqlalchemy import update
+
+from ..models import DeliveryReport
+from ..models import DeliveryState
+from ..models import Envelope
+from ..models import MessageReport
+from ..models import Status
+from .callbacks import digest
+from .dialects import among
+from .dialects import upsert
+from .phones import international
+from .tables import ledger
+
+if TYPE_CHECKING:
+    from .inbox import BoundInbox
+
+_CHARACTERS = 200
+"""Of identifiers, which indexes take no longer. ANTS's own are no longer than that."""
+
+#: In which order states that are not final come. One that is final comes after them all.
+_ORDER = {state: number for number, state in enumerate(DeliveryState)}
+_FINAL = "1"
+
+_NEWEST_FIRST = ledger.c.changed_at.desc()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is known of a message: one row of the ledger."""
+
+    message_id: str
+    """Its first 200 characters."""
+    to: str | None
+    """The phone number: the digits, with the country code in front. ``None`` where none was said,
+    or where it is erased."""
+    bulk_id: str | None
+    reference: str | None
+    """What the host calls it."""
+    state: DeliveryState | None
+    """``None`` where nothing has been reported."""
+    status: Status | None
+    """ANTS's words for it."""
+    sender: str | None
+    credit: Decimal | None
+    send_date: datetime | None
+    """In UTC, as the other times are."""
+    done_date: datetime | None
+    expected_at: datetime | None
+    """When the host sent it, where it said so."""
+    reported_at: datetime | None
+    """When the latest report came."""
+    reports: int
+    """How many there were. A repetition is none."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no later report will change it."""
+        return self.state is not None and self.state.is_final
+
+    def __repr__(self) -> str:
+        to = self.to and f"***{self.to[-4:]}"
+        return f"<Entry {self.message_id!r} to={to!r} state={self.state and self.state.value!r}>"
+
+
+class Ledger:
+    """The ledger of one inbox: ``blueprint.inbox.ledger``."""
+
+    def __init__(self, inbox: BoundInbox) -> None:
+        self._inbox = inbox
+
+    def expect(
+        self,
+        message_id: str,
+        to: str,
+        *,
+        bulk_id: str | None = None,
+        reference: str | None = None,
+        sent_at: datetime | None = None,
+        url_variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that the host is sending a message, before or after its first report.
+
+        With ``Inbox(session=...)`` it is written in the host's own transaction, and committed with
+        it; otherwise at once.
+
+        :param message_id: as the host or ANTS calls it.
+        :param to: the phone number in any usual notation; one without a country code is Thai.
+        :param bulk_id: of the request.
+        :param reference: what the host calls it: an order's number, say. At most 200 characters.
+        :param sent_at: when it is sent, aware; now, by default.
+        :param url_variables: the variables of the blueprint's URL rule, where it has any.
+        :raises ValueError: ``to`` is no phone number, ``sent_at`` has no time zone, or an
+            identifier is empty or too long. The message names the parameter.
+        :raises InboxUnavailable: the database failed.
+        """
+        self.expect_many(
+            [(message_id, to)],
+            bulk_id=bulk_id,
+            reference=reference,
+            sent_at=sent_at,
+            url_variables=url_variables,
+        )
+
+    def expect_many(
+        self,
+        messages: Iterable[tuple[str, str]],
+        *,
+        bulk_id: str | None = None,
+        reference: str | None = None,
+        sent_at: datetime | None = None,
+        url_variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that the host is sending messages of one bulk; see :meth:`expect`.
+
+        :param messages: pairs of ``message_id`` and ``to``.
+        """
+        if sent_at is not None and sent_at.tzinfo is None:
+            raise ValueError("sent_at must have a time zone.")
+        for name, value in (("bulk_id", bulk_id), ("reference", reference)):
+            _check_length(name, value)
+        at = time.time() if sent_at is None else sent_at.timestamp()
+        origin = _origin(self._inbox.source, url_variables)
+        rows: dict[str, dict[str, Any]] = {}
+        for message_id, to in messages:
+            if not message_id:
+                raise ValueError("message_id must not be empty.")
+            _check_length("message_id", message_id)
+            number = international(to)
+            if number is None:
+                raise ValueError(
+                    "to must be a phone number, such as 0812345678 or +66 81 234 5678."
+                )
+            key = digest(*origin, message_id, number)
+            rows[key] = {
+                **_NOTHING_REPORTED,
+                "source": self._inbox.source,
+                "key": key,
+                "message_id": message_id,
+                "to_number": number,
+                "bulk_id": bulk_id,
+                "reference": reference,
+                "expected_at": at,
+                "open_since": at,
+                "changed_at": at,
+            }
+        if rows:
+            self._inbox.write(lambda connection: _upsert(connection, rows))
+
+    def get(
+        self, message_id: str, to: str, *, url_variables: Mapping[str, str] | None = None
+    ) -> Entry | None:
+        """What is known of one message.
+
+        :param to: the phone number in any usual notation.
+        :return: ``None`` where it is neither expected nor reported.
+        :raises InboxUnavailable: the database failed.
+        """
+        key = digest(*_origin(self._inbox.source, url_variables), message_id, _number(to))
+        found = self._find(ledger.c.key == key, limit=1)
+        return found[0] if found else None
+
+    def find(
+        self,
+        *,
+        to: str | None = None,
+        message_id: str | None = None,
+        bulk_id: str | None = None,
+        reference: str | None = None,
+        state: DeliveryState | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> list[Entry]:
+        """The messages that all of this is true of, those that changed last first.
+
+        :param to: the phone number in any usual notation.
+        :param state: what became of them.
+        :param since: when they were last expected or reported, at the earliest; aware.
+        :param limit: how many, at most.
+        :raises InboxUnavailable: the database failed.
+        """
+        said = {
+            ledger.c.to_number: to and _number(to),
+            ledger.c.message_id: message_id and message_id[:_CHARACTERS],
+            ledger.c.bulk_id: bulk_id and bulk_id[:_CHARACTERS],
+            ledger.c.reference: reference,
+        }
+        is_theirs = [column == value for column, value in said.items() if value is not None]
+        if since is not None:
+            is_theirs.append(ledger.c.changed_at >= since.timestamp())
+        if state is not None:
+            is_theirs.append(ledger.c.state == state)
+        elif all(value is None for value in said.values()):
+            # The index has them by state.
+            found = [
+                row
+                for one in (None, *DeliveryState)
+                for row in self._rows(*is_theirs, ledger.c.state == one, limit=limit)
+            ]
+            found.sort(key=lambda row: (row.changed_at, row.id), reverse=True)
+            return [_entry(row) for row in found[:limit]]
+        return self._find(*is_theirs, limit=limit)
+
+    def overdue(self, after: timedelta, *, limit: int = 100) -> list[Entry]:
+        """The messages that were expected or reported so long ago, and are not final.
+
+        :param limit: how many, at most: the oldest.
+        :raises InboxUnavailable: the database failed.
+        """
+        before = time.time() - after.total_seconds()
+        is_overdue = ledger.c.open_since <= before
+        return self._find(is_overdue, limit=limit, order=ledger.c.open_since)
+
+    def count_overdue(self, after: timedelta) -> int:
+        """How many messages are overdue."""
+        before = time.time() - after.total_seconds()
+        is_overdue = (ledger.c.source == self._inbox.source, ledger.c.open_since <= before)
+        with self._inbox.database.begin(writes=False) as connection:
+            return connection.scalar(select(func.count()).where(*is_overdue)) or 0
+
+    def _find(
+        self,
+        *is_theirs: ColumnElement[bool],
+        limit: int,
+        order: ColumnElement[Any] = _NEWEST_FIRST,
+    ) -> list[Entry]:
+        return [_entry(row) for row in self._rows(*is_theirs, limit=limit, order=order)]
+
+    def _rows(
+        self,
+        *is_theirs: ColumnElement[bool],
+        limit: int,
+        order: ColumnElement[Any] = _NEWEST_FIRST,
+    ) -> list[Row[Any]]:
+        chosen = select(ledger).where(ledger.c.source == self._inbox.source, *is_theirs)
+        with self._inbox.database.begin(writes=False) as connection:
+            return list(connection.execute(chosen.order_by(order).limit(limit)))
+
+
+def record(
+    connection: Connection,
+    envelope: Envelope,
+    report: DeliveryReport,
+    messages: Mapping[str, MessageReport],
+) -> None:
+    """Note what a callback says of messages, in the transaction that accepts it.
+
+    :param messages: by what makes two reports the same.
+    """
+    at = envelope.received_at.timestamp()
+    origin = _origin(envelope.source, envelope.url_variables)
+    bulk_id = report.bulk_id and report.bulk_id[:_CHARACTERS]
+    rows: dict[str, dict[str, Any]] = {}
+    for key_of_report, message in messages.items():
+        to = message.to and _as_reported(message.to)
+        key = digest(*origin, message.message_id, to)
+        rank = _rank(message) + key_of_report
+        other = rows.get(key)
+        if other is None or rank > other["rank"]:
+            rows[key] = {
+                "source": envelope.source,
+                "key": key,
+                "message_id": message.message_id[:_CHARACTERS],
+                "to_number": to and to[:_CHARACTERS],
+                "bulk_id": bulk_id,
+                "reference": None,
+                "state": message.status.state,
+                "rank": rank,
+                "report": _written(message),
+                "expected_at": None,
+                "reported_at": at,
+                "open_since": None if rank >= _FINAL else at,
+                "changed_at": at,
+                "reports": 0,
+            }
+        rows[key]["reports"] = (other["reports"] if other else 0) + 1
+    if rows:
+        _upsert(connection, rows)
+
+
+def forget(
+    connection: Connection, source: str, after: float, before: float, limit: int
+) -> tuple[int, float]:
+    """Erase the numbers of messages that are final and have not changed since a time.
+
+    :param after: how far it came the last time.
+    :param limit: of how many, at most.
+    :return: of how many there were, and how far it came.
+    """
+    found = [
+        row
+        for state in DeliveryState
+        if state.is_final
+        for row in connection.execute(
+            select(ledger.c.id, ledger.c.changed_at)
+            .where(ledger.c.source == source, ledger.c.state == state)
+            .where(ledger.c.changed_at > after, ledger.c.changed_at < before)
+            .order_by(ledger.c.changed_at)
+            .limit(limit)
+        )
+    ]
+    found = sorted(found, key=lambda row: row.changed_at)[:limit]
+    _forget(connection, [row.id for row in found])
+    return len(found), found[-1].changed_at if found else before
+
+
+def erase(connection: Connection, source: str, number: str, limit: int) -> int:
+    """Erase a number wherever it is, and return of how many messages."""
+    theirs = select(ledger.c.id).where(ledger.c.source == source, ledger.c.to_number == number)
+    return _forget(connection, list(connection.scalars(theirs.limit(limit))))
+
+
+def count_number(connection: Connection, source: str, number: str) -> int:
+    """Of how many messages a number is there."""
+    theirs = (ledger.c.source == source, ledger.c.to_number == number)
+    return connection.scalar(select(func.count()).where(*theirs)) or 0
+
+
+def _forget(connection: Connection, ids: list[int]) -> int:
+    # The key, which is a hash, still knows the message.
+    theirs = update(ledger).where(among(connection, ledger.c.id, ids))
+    connection.execute(theirs.values(to_number=None))
+    return len(ids)
+
+
+_NOTHING_REPORTED: dict[str, Any] = {
+    "state": None,
+    "rank": "",
+    "report": None,
+    "reported_at": None,
+    "reports": 0,
+}
+
+
+def _upsert(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """One row for each message, the same in whatever order reports and expectations come."""
+    # In one order, so that two callbacks with the same messages do not wait for each other.
+    upsert(connection, ledger, [rows[key] for key in sorted(rows)], _changes)
+
+
+def _changes(new: Any) -> dict[str, ColumnElement[Any]]:
+    """What becomes of a row, where ``new`` is what else is said of its message."""
+    old = ledger.c
+    is_later = new.rank > old.rank
+    final: ColumnElement[str] = literal_column(f"'{_FINAL}'")
+    is_final = (new.rank >= final) | (old.rank >= final)
+    return {
+        "bulk_id": _larger(old.bulk_id, new.bulk_id),
+        "reference": func.coalesce(new.reference, old.reference),
+        "expected_at": _smaller(old.expected_at, new.expected_at),
+        "reported_at": _larger(old.reported_at, new.reported_at),
+        "changed_at": _larger(old.changed_at, new.changed_at),
+        "reports": old.reports + new.reports,
+        "open_since": case((is_final, null()), else_=_smaller(old.open_since, new.open_since)),
+        "state": case((is_later, new.state), else_=old.state),
+        "report": case((is_later, new.report), else_=old.report),
+        # Last, because MariaDB sees what stands before it as changed already.
+        "rank": case((is_later, new.rank), else_=old.rank),
+    }
+
+
+def _smaller(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return case((old.is_(None) | (new < old), new), else_=old)
+
+
+def _larger(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    return case((old.is_(None) | (new > old), new), else_=old)
+
+
+def _rank(message: MessageReport) -> str:
+    """What tells the later of two reports, as text. The time at which it came does not.
+
+    A final state comes after one that is not; of two final ones the later done date counts, of two
+    others the state that ANTS has later.
+    """
+    state = message.status.state
+    done = max(0.0, message.done_date.timestamp()) if message.done_date else 0.0
+    at, order = f"{done:018.6f}", f"{_ORDER[state]:02}"
+    return f"{_FINAL}{at}{order}" if state.is_final else f"0{order}{at}"
+
+
+def _written(message: MessageReport) -> str:
+    """What a report says, but for its text."""
+    status = message.status
+    return json.dumps(
+        [
+            status.code,
+            status.name,
+            status.description,
+            message.sender,
+            None if message.credit is None else str(message.credit),
+            message.send_date and message.send_date.timestamp(),
+            message.done_date and message.done_date.timestamp(),
+        ]
+    )
+
+
+def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, ...]:
+    return source, *map(str, sorted((url_variables or {}).items()))
+
+
+def _number(to: str) -> str:
+    return international(to) or to
+
+
+def _as_reported(to: str) -> str:
+    """What ANTS sends is as it is kept, but for what people write."""
+    is_plain = to.isascii() and to.isdigit() and not to.startswith("0")
+    return to if is_plain else _number(to)
+
+
+def _check_length(name: str, value: str | None) -> None:
+    if value is not None and len(value) > _CHARACTERS:
+        raise ValueError(f"{name} must have at most {_CHARACTERS} characters.")
+
+
+def _entry(row: Row[Any]) -> Entry:
+    status = sender = credit = send_date = done_date = None
+    if row.report is not None:
+        code, name, description, sender, credit, send_date, done_date = json.loads(row.report)
+        status = Status(code=code, name=name, description=description)
+    return Entry(
+        message_id=row.message_id,
+        to=row.to_number,
+        bulk_id=row.bulk_id,
+        reference=row.reference,
+        state=row.state and DeliveryState(row.state),
+        status=status,
+        sender=sender,
+        credit=None if credit is None else Decimal(credit),
+        send_date=_moment(send_date),
+        done_date=_moment(done_date),
+        expected_at=_moment(row.expected_at),
+        reported_at=_moment(row.reported_at),
+        reports=row.reports,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
