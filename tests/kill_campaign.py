@@ -2,7 +2,7 @@
 
 ``python tests/kill_campaign.py`` posts 200 callbacks of 50 messages over HTTP to two real servers
 while those and their workers are killed with SIGKILL at least 20 times: with eager dispatch on
-SQLite, deferred on PostgreSQL, and with Celery. A callback is posted until it is answered with 200.
+SQLite, deferred on PostgreSQL and on MariaDB, and with Celery. A callback is posted until it is answered with 200.
 It prints its figures, and ends with exit code 1 if a message that was answered with 200 reached no
 subscriber, or was stored twice.
 """
@@ -41,9 +41,15 @@ from kit import USERNAME
 from kit import callback
 from kit import detail
 from servers import free_port
+from servers import mariadb
 from servers import redis
 
-ENGINES = ["sqlite", "postgresql", "celery"]
+HOST_ENGINES = {
+    "sqlite": "eager",
+    "postgresql": "deferred",
+    "mariadb": "deferred",
+    "celery": "celery",
+}
 HEADERS = {
     "Authorization": str(Authorization("basic", {"username": USERNAME, "password": PASSWORD})),
     "Content-Type": "application/json",
@@ -121,6 +127,8 @@ def campaign(engine: str, stack: ExitStack, callbacks: int, messages: int, kills
     ports = [free_port(), free_port()]
     if engine == "sqlite":
         url = f"sqlite:///{folder}/inbox.sqlite3"
+    elif engine == "mariadb":
+        url = stack.enter_context(stack.enter_context(mariadb()).database())
     else:
         server = stack.enter_context(pgserver.get_server(folder / "postgresql"))
         name = f"kill_{uuid4().hex}"
@@ -131,7 +139,7 @@ def campaign(engine: str, stack: ExitStack, callbacks: int, messages: int, kills
         "FLASK_ANTS_DR_USERNAME": USERNAME,
         "FLASK_ANTS_DR_PASSWORD": PASSWORD,
         "FLASK_ANTS_DR_INBOX_URL": url,
-        "HOST_ENGINE": {"sqlite": "eager", "postgresql": "deferred"}.get(engine, engine),
+        "HOST_ENGINE": HOST_ENGINES[engine],
         "HOST_RECORD": str(folder / "record"),
         "HOST_BROKER": f"redis://127.0.0.1:{broker}/0",
         "PYTHONPATH": str(TESTS),
@@ -197,7 +205,9 @@ def campaign(engine: str, stack: ExitStack, callbacks: int, messages: int, kills
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("engines", nargs="*", default=ENGINES, help=f"of {', '.join(ENGINES)}")
+    parser.add_argument(
+        "engines", nargs="*", default=[*HOST_ENGINES], help=f"of {', '.join(HOST_ENGINES)}"
+    )
     parser.add_argument("--callbacks", type=int, default=200)
     parser.add_argument("--messages", type=int, default=50)
     parser.add_argument("--kills", type=int, default=20)

@@ -1160,6 +1160,28 @@ def test_a_conflict_is_not_tried_again_for_ever(make_inbox_app: MakeApp) -> None
     assert Counter(tries) == {"one": 1 if database.is_sqlite else 3, "two": 1}
 
 
+def test_sources_that_differ_by_case_or_are_not_ascii(inbox_url: str) -> None:
+    app = make_app()
+    app.config.update(ANTS_DR_INBOX_URL=inbox_url)
+    names = ("otp", "OTP", "ก🐘")
+    for name in names:
+        inbox = Inbox(eager=False, max_attempts=1)
+        app.register_blueprint(DeliveryReportBlueprint(name, rule=f"/{name}", inbox=inbox))
+    inboxes = bound_inboxes(app)
+    inboxes[0].database.create_tables()
+
+    def failing(sender: Flask, **extra: Any) -> None:
+        raise LookupError("ไม่พบ 🐘")
+
+    message_reported.connect(failing, sender=app)
+    for name in names[1:]:
+        assert Ants(app.test_client()).post(callback(detail()), url=f"/{name}").status_code == 200
+    assert [inbox.take() for inbox in inboxes] == [0, 1, 1]
+    dead = [[(one.source, one.error) for one in inbox.dead()] for inbox in inboxes]
+    assert dead == [[]] + [[(name, "LookupError: ไม่พบ 🐘")] for name in names[1:]]
+    inboxes[0].database.close()
+
+
 BODIES = {
     "unicode": callback(detail(text="สวัสดี 🐘 é e\u0301"), bulkId="ก🐘"),
     "hostile": (
