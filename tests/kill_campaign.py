@@ -2,9 +2,9 @@
 
 ``python tests/kill_campaign.py`` posts 200 callbacks of 50 messages over HTTP to two real servers
 while those and their workers are killed with SIGKILL at least 20 times: with eager dispatch on
-SQLite, deferred on PostgreSQL and on MariaDB, and with Celery. A callback is posted until it is answered with 200.
-It prints its figures, and ends with exit code 1 if a message that was answered with 200 reached no
-subscriber, or was stored twice.
+SQLite, deferred on PostgreSQL and on MariaDB, and with Celery. A callback is posted until it is
+answered with 200. It prints its figures, and ends with exit code 1 if a message that was answered
+with 200 reached no subscriber, or was stored twice.
 """
 
 from __future__ import annotations

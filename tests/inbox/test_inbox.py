@@ -1202,12 +1202,13 @@ BODIES = {
 def test_bodies_are_read_again_as_they_came(make_inbox_app: MakeApp, name: str) -> None:
     app = make_inbox_app(eager=False, timeout=30)
     ants, heard = Ants(app.test_client()), Heard(app)
-    assert ants.post(BODIES[name], query_string={"order": "ก🐘\"'\\"}).status_code == 200
+    order = "ก🐘\"'\\" * 3000
+    assert ants.post(BODIES[name], query_string={"order": order}).status_code == 200
     assert drain(app) == 1
     (received,) = heard.arguments("report_received")
     (reported,) = heard.arguments("message_reported")
     assert reported["report"] == received["report"]
-    assert reported["report"].url_params == {"order": "ก🐘\"'\\"}
+    assert reported["report"].url_params == {"order": order}
 
 
 def test_any_bytes_are_kept(make_inbox_app: MakeApp) -> None:
