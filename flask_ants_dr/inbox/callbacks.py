@@ -10,15 +10,18 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import exists
+from sqlalchemy import func
 from sqlalchemy import insert as insert_into
 from sqlalchemy import or_
 from sqlalchemy import select
+from sqlalchemy import update
 
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
 from .dialects import among
+from .dialects import dialect_of
 from .tables import callbacks
 from .tables import messages
 from .tables import quarantine
@@ -61,16 +64,21 @@ def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDet
 
 def insert(connection: Connection, envelope: Envelope, now: float) -> int:
     """Store a callback and return its id."""
+    longest = dialect_of(connection).longest_value
     statement = insert_into(callbacks).values(
         source=envelope.source,
         # A database takes no NUL in a text.
         content_type=envelope.content_type.replace("\0", ""),
         url_variables=json.dumps(dict(envelope.url_variables)),
         query=json.dumps(dict(envelope.query)),
-        body=envelope.body,
+        body=envelope.body[:longest],
         received_at=now,
     )
     (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
+    for start in range(longest, len(envelope.body), longest):
+        longer = func.concat(callbacks.c.body, envelope.body[start : start + longest])
+        this = callbacks.c.id == callback_id
+        connection.execute(update(callbacks).where(this).values(body=longer))
     return int(callback_id)
 
 
