@@ -94,9 +94,9 @@ def init_db(inboxes: list[BoundInbox]) -> None:
 def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -> None:
     """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
 
-    Any number of these can run, on any number of machines with a database server. At the signal each
-    finishes the messages that it is dispatching and gives back what it has not begun. Exit code 75:
-    a subscriber took longer than the lease and has not returned; start it again.
+    Any number of these can run, on any number of machines unless the database is SQLite. At the
+    signal each finishes the messages that it is dispatching and gives back what it has not begun.
+    Exit code 75: a subscriber took longer than the lease and has not returned; start it again.
     """
     from ..inbox import worker
 
