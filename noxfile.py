@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 # What needs no other program, and little time.
-QUICK = "not (postgresql or celery or browser or manual or slow)"
+QUICK = "not (postgresql or mariadb or celery or browser or manual or slow)"
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False

@@ -51,11 +51,12 @@ from kit import USERNAME
 from kit import callback
 from kit import detail
 from servers import free_port
+from servers import mariadb
 from servers import redis
 
 CASES = [
     f"{database}-{way}-{where}"
-    for database in ("sqlite", "postgresql")
+    for database in ("sqlite", "postgresql", "mariadb")
     for way in ("eager", "deferred", "celery")
     for where in ("own", "session")
 ]
@@ -221,6 +222,8 @@ def empty_database(kind: str, stack: ExitStack, folder: Path) -> str:
     """The URL of a database, and its server until the end."""
     if kind == "sqlite":
         return f"sqlite:///{folder}/inbox.sqlite3"
+    if kind == "mariadb":
+        return stack.enter_context(stack.enter_context(mariadb()).database())
     server = stack.enter_context(pgserver.get_server(folder / "postgresql"))
     name = f"kill_{uuid4().hex}"
     server.psql(f"CREATE DATABASE {name};")

@@ -128,6 +128,8 @@ def mariadb() -> Iterator[MariaDB]:
             "--no-defaults",
             f"--user={getpass.getuser()}",
             f"--datadir={folder}/data",
+            # A server that starts deletes what others have in a folder that they share.
+            f"--tmpdir={folder}",
             "--innodb-flush-method=nosync",
             "--innodb-flush-log-at-trx-commit=0",
         ]

@@ -81,7 +81,7 @@ def init_db(inboxes: list[BoundInbox]) -> None:
     """Create the inbox's tables, or bring those of an older release up to this one.
 
     For SQLite this happens by itself. With Alembic, add flask_ants_dr.inbox.metadata to your
-    target_metadata, too.
+    target_metadata, too, or for MariaDB and MySQL mysql_metadata.
     """
     for database in {inbox.database.url: inbox.database for inbox in inboxes}.values():
         database.create_tables()
@@ -105,9 +105,9 @@ def init_db(inboxes: list[BoundInbox]) -> None:
 def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -> None:
     """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
 
-    Any number of these can run, on any number of machines with PostgreSQL. At the signal each
-    finishes the messages that it is dispatching and gives back what it has not begun. Exit code 75:
-    a subscriber took longer than the lease and has not returned; start it again.
+    Any number of these can run, on any number of machines unless the database is SQLite. At the
+    signal each finishes the messages that it is dispatching and gives back what it has not begun.
+    Exit code 75: a subscriber took longer than the lease and has not returned; start it again.
     """
     from ..inbox import worker
 

@@ -27,6 +27,7 @@ from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
 from .dialects import among
+from .dialects import dialect_of
 from .tables import callbacks
 from .tables import is_done
 from .tables import messages
@@ -89,18 +90,28 @@ def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDet
 
 def insert(connection: Connection, envelope: Envelope, bulk_id: str | None = None) -> int:
     """Store a callback and return its id."""
+    longest = dialect_of(connection).longest_value
     statement = insert_into(callbacks).values(
         source=envelope.source,
         # A database takes no NUL in a text.
         content_type=envelope.content_type.replace("\0", ""),
         url_variables=json.dumps(dict(envelope.url_variables)),
         query=json.dumps(dict(envelope.query)),
-        body=envelope.body,
+        body=envelope.body[:longest],
         received_at=envelope.received_at.timestamp(),
         bulk_id=indexed(bulk_id),
     )
     (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
+    _append(connection, callback_id, envelope.body, longest)
     return int(callback_id)
+
+
+def _append(connection: Connection, callback_id: int, body: bytes, longest: int) -> None:
+    """Write of a body what no longer went into the first statement."""
+    for start in range(longest, len(body), longest):
+        longer = func.concat(callbacks.c.body, body[start : start + longest])
+        this = callbacks.c.id == callback_id
+        connection.execute(update(callbacks).where(this).values(body=longer))
 
 
 def remove(connection: Connection, callback_id: int) -> None:
@@ -209,8 +220,10 @@ def rewrite(connection: Connection, callback_id: int, old: bytes, new: bytes, no
     body = connection.scalar(select(callbacks.c.body).where(this).with_for_update())
     if body is None or bytes(body) != old:
         return False
-    values = {"body": new} if new else _erased(now)
+    longest = dialect_of(connection).longest_value
+    values = {"body": new[:longest]} if new else _erased(now)
     connection.execute(update(callbacks).where(this).values(values))
+    _append(connection, callback_id, new, longest)
     return True
 
 

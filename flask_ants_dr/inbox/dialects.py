@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from abc import ABC
 from abc import abstractmethod
@@ -66,6 +67,8 @@ class Dialect(ABC):
     """A URL."""
     metadata: ClassVar[MetaData] = metadata
     has_partial_indexes: ClassVar[bool] = True
+    longest_value: ClassVar[int] = sys.maxsize
+    """How many bytes of a body a statement can have."""
 
     def make_engine(self, url: URL, timeout: float, *, is_patient: bool) -> Engine:
         """An engine of whose connections no other part of the program has one.
@@ -366,6 +369,9 @@ class MySQL(Dialect):
 
     metadata = mysql_metadata
     has_partial_indexes = False
+    # A statement is at most 16 MiB, if the server is as it comes, and PyMySQL writes two characters
+    # for a byte.
+    longest_value = 4 * 1024 * 1024
 
     def __init__(self, example: str) -> None:
         self.example = example  # type: ignore[misc]
