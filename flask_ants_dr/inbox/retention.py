@@ -40,8 +40,8 @@ _NEVER = float("-inf")
 
 # A callback may have to wait for a piece, on SQLite, which has one writer. So a piece takes little
 # of the time of a callback, and the pause after it is long enough for one.
-_PIECE = 0.004  # seconds
-_PAUSES = 3
+_PIECE = 0.002  # seconds
+_PAUSES = 10
 _LONGEST_PAUSE = 0.05  # seconds
 _LEAST_ROWS = 50
 _LEAST_BODIES = 1

@@ -36,6 +36,7 @@ from flask_ants_dr.inbox import bound_inboxes
 from flask_ants_dr.inbox import callbacks as stored
 from flask_ants_dr.inbox import retention
 from flask_ants_dr.inbox import tasks as turns
+from flask_ants_dr.inbox.erasure import Number
 from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
@@ -526,7 +527,7 @@ def test_a_callback_that_goes_meanwhile(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
     Ants(app.test_client()).post(callback(detail(to=NUMBER)))
     inbox = bound_inbox(app)
-    assert retention._erase_in(inbox, 4711, retention.Number(NUMBER), dry_run=False) == Erased()
+    assert retention._erase_in(inbox, 4711, Number(NUMBER), dry_run=False) == Erased()
 
 
 def test_no_other_sources_callbacks(inbox_url: str, make_inbox_app: MakeApp) -> None:
