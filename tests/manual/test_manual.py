@@ -548,7 +548,7 @@ def test_privacy(
     run(blocks(page("privacy"), "python")[-1], names)
     assert capsys.readouterr().out == "1 0 ()\n"
     text = page("privacy").read_text("utf-8")
-    named = re.findall(r"^\| .*? \| `(\w+)`: ((?:`\w+`(?:, )?)+) \|", text, re.M)
+    named = re.findall(r"^\| .*? \| `(\w+)`: ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
     assert len(named) == 2
     for table, columns in named:
         found = inbox.metadata.tables[f"ants_dr_{table}"].columns.keys()
