@@ -110,6 +110,27 @@ def test_bodies_go_first_and_then_the_messages(make_inbox_app: MakeApp) -> None:
     assert len(heard.messages) == 3
 
 
+def test_a_body_stays_as_long_after_a_redelivery(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    Ants(app.test_client()).post(many(2))
+    make_older(app, 8)
+    inbox = bound_inbox(app)
+    assert inbox.redeliver(ids(app)[:1]).pending == 1
+    drain(app)
+    assert inbox.retain() == Retained()
+    make_older(app, 8)
+    assert inbox.retain() == Retained(bodies=1)
+
+
+def test_whoever_is_not_due_waits_for_no_writer(make_inbox_app: MakeApp) -> None:
+    inbox = bound_inbox(make_inbox_app(timeout=1))
+    assert retention.is_due(inbox)
+    with inbox.database.begin() as connection:  # on SQLite that locks it
+        if not inbox.database.is_sqlite:
+            connection.execute(update(tasks).values(state=""))
+        assert not retention.is_due(inbox)
+
+
 def test_what_is_not_done_stays(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(max_attempts=1)
     subscriber = fail_for(app, "m1")
@@ -309,17 +330,17 @@ def test_redelivery_of_a_bulk(make_inbox_app: MakeApp) -> None:
     heard = Heard(app)
     ants = Ants(app.test_client())
     long = "l" * 300_000
-    for bulk_id in ("a", "b", None, long):
+    for bulk_id in ("campaign-1", "campaign-2", None, long):
         ants.post(callback(detail(), detail(messageId="2"), bulkId=bulk_id))
     inbox = bound_inbox(app)
     heard.calls.clear()
-    assert inbox.redeliver(bulk_id="a").pending == 2
+    assert inbox.redeliver(bulk_id="campaign-1").pending == 2
     assert inbox.redeliver(bulk_id="nobody's").pending == 0
     since = datetime.now(UTC) - timedelta(hours=1)
     assert inbox.redeliver(bulk_id=long, since=since).pending == 2
     drain(app)
     assert sorted(one["report"].bulk_id for one in heard.arguments("message_reported")) == [
-        *2 * ["a"],
+        *2 * ["campaign-1"],
         *2 * [long],
     ]
 
