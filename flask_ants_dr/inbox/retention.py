@@ -41,11 +41,11 @@ _NEVER = -1.0  # in seconds since 1970
 
 # A callback may have to wait for a piece, on SQLite, which has one writer. So a piece takes little
 # of the time of a callback, and the pause after it is long enough for one.
-_PIECE = 0.004  # seconds
-_PAUSES = 3
+_PIECE = 0.002  # seconds
+_PAUSES = 10
 _LONGEST_PAUSE = 0.05  # seconds
 _LEAST_ROWS = 50
-_LEAST_BODIES = 1
+_LEAST_BODIES = 5
 _LARGEST_SIZE = 1000
 
 _PAGE = 1000

@@ -33,6 +33,7 @@ from kit import counts
 from kit import detail
 from kit import drain
 from kit import make_app
+from kit import make_older
 from kit import many
 from kit import rows
 from kit import run
@@ -133,6 +134,63 @@ def test_purge(make_inbox_app: MakeApp) -> None:
         assert "must be a number and s, m, h or d" in run(app, "purge", "--older-than", age, code=2)
 
 
+def test_purge_by_what_retention_says(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    ants = Ants(app.test_client())
+    ants.post(many(3))
+    ants.post("{")
+    make_older(app, 23)
+    ants.post(callback(detail(messageId="b")))
+    make_older(app, 8)
+    assert "3 messages purged, 1 bodies erased, 1 entries of the quarantine purged" in run(
+        app, "purge"
+    )
+    assert rows(app) == 1
+    assert "Give --older-than" in run(app, "purge", "--dead", code=2)
+
+
+def test_redeliver(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    heard = Heard(app)
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(to="66812345678"), detail(to="66898887777"), bulkId="a"))
+    ants.post(callback(detail(), bulkId="b"))
+    assert "Give IDS, --bulk or --since" in run(app, "redeliver", code=2)
+    assert run(app, "redeliver", "--bulk", "a") == "2 messages are pending again\n"
+    run(app, "work", "--once")
+    assert [one["report"].bulk_id for one in heard.arguments("message_reported")[3:]] == 2 * ["a"]
+    assert run(app, "redeliver", "--since", "999999999d") == "3 messages are pending again\n"
+    run(app, "work", "--once")
+    run(app, "erase", "0812345678")
+    ids = [str(number) for number in range(1, 4)]
+    assert run(app, "redeliver", *ids, "--since", "1h") == (
+        "2 messages are pending again\n1 messages cannot be: their bodies have been erased\n"
+    )
+
+
+def test_erase(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False)
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(to="66812345678")))
+    bound_inbox(app).take()
+    ants.post(callback(detail(messageId="2", to="66812345678"), bulkId="c"))
+    ants.post('{"to": "0812345678"')
+    output = run(app, "erase", "--dry-run", "+66 81 234 5678", code=1)
+    for line in (
+        "ants_dr: 1 messages would be erased",
+        "ants_dr: 1 bodies that cannot be read would be erased",
+        "ants_dr: left, because they are pending: messages 2",
+    ):
+        assert f"{line}\n" in output
+    assert "ants_dr: 1 messages erased\n" in run(app, "erase", "081-234-5678", code=1)
+    bound_inbox(app).take()
+    output = run(app, "erase", "0812345678")
+    assert "ants_dr: 1 messages erased\n" in output
+    assert "pending" not in output
+    output = run(app, "erase", "nobody", code=2)
+    assert "Invalid value for NUMBER: That is no phone number" in output
+
+
 @pytest.mark.slow(reason="waits for an age in seconds")
 def test_quarantine(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app()
@@ -217,6 +275,8 @@ HUGE = "100000000000000000000"
         ["dead", "--limit", "0"],
         ["retry", HUGE],
         ["retry", "0"],
+        ["redeliver", HUGE],
+        ["redeliver", "--since", HUGE + "d"],
         ["purge", "--older-than", HUGE + "d"],
         ["quarantine", "show", HUGE],
         ["quarantine", "show", "--", "-1"],
@@ -277,7 +337,8 @@ def test_a_database_that_fails_is_one_line(
 
 def test_every_command_has_help() -> None:
     app = make_app()
-    for command in ("work", "status", "dead", "retry", "purge", "init-db"):
+    commands = ("work", "status", "dead", "retry", "redeliver", "purge", "erase", "init-db")
+    for command in commands:
         assert command in run(app, "--help")
         assert len(run(app, command, "--help")) > 100
     for command in ("list", "show", "replay", "purge"):

@@ -23,7 +23,9 @@ from kit import TESTS
 from kit import Ants
 from kit import bound_inbox
 from kit import counts
+from kit import make_older
 from kit import many
+from kit import rows
 from servers import free_port
 from servers import redis
 from servers import wait_for
@@ -119,6 +121,15 @@ def test_a_broker_that_is_down(host: Flask, port: int, tmp_path: Path) -> None:
         stack.enter_context(worker(tmp_path, "--beat"))
         wait_for(lambda: counts(host)["done"] == 20)
     assert recorded(tmp_path) == {f"m{number}": 1 for number in range(20)}
+
+
+def test_a_sweep_deletes_what_was_kept_long_enough(host: Flask, port: int, tmp_path: Path) -> None:
+    with redis(port, tmp_path):
+        Ants(host.test_client()).post(many(3))
+        bound_inbox(host).take()
+        make_older(host, 31)
+        with worker(tmp_path, "--beat"):
+            wait_for(lambda: rows(host) == 0)
 
 
 def test_a_worker_that_was_killed(host: Flask, port: int, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ X = '{"erased":""}'
         # The number of somebody else's message, in other members.
         (f'{{"details": [{OTHERS}]}}', f'{{"details": [{OTHERS}]}}'),
         (f'{{"bulkId": "{NUMBER}", "details": []}}', f'{{"bulkId": "{NUMBER}", "details": []}}'),
+        (f'{{"details": [{{"to": null, "from": "{NUMBER}"}}]}}', None),
         # A single object, members of one name, escapes, invalid details, other structures.
         (f'{{"details": {{"to": "{NUMBER}"}}}}', f'{{"details": {X}}}'),
         (f'{{"details": [{{"to": "{NUMBER}", "to": "1"}}]}}', f'{{"details": [{X}]}}'),
@@ -116,7 +117,7 @@ X = '{"erased":""}'
             f'{{"details": [{{"to": "{NUMBER}"}}], "details": []}}',
             f'{{"details": [{X}], "details": []}}',
         ),
-        ('{"details": [{"to": "\\u00366812345678", "a": "\\"}"}]}', f'{{"details": [{X}]}}'),
+        ('{"details": [{"to": "\\u003668123456\\u00378", "a": "\\"}"}]}', f'{{"details": [{X}]}}'),
         ('{"details": [{"t\\u006f": "66812345678"}]}', f'{{"details": [{X}]}}'),
         (f'{{"details": [{{"to": ["{NUMBER}"]}}, 1]}}', f'{{"details": [{X}, 1]}}'),
         (f'{{"details": [{{"to": [{{"a": [{NUMBER}]}}], "text": "t"}}]}}', f'{{"details": [{X}]}}'),
@@ -200,6 +201,14 @@ def test_an_encoding_that_cannot_write_the_same_bytes() -> None:
     assert Number(NUMBER).may_be_in(body)
     rest = document.without(document.spans)
     assert decode(rest, content_type) == callback(ERASED, detail(to=OTHER, text="日本"))
+
+
+def test_an_encoding_in_which_digits_are_other_bytes() -> None:
+    body = json.dumps(callback(detail(to=OTHER), detail(to=NUMBER))).encode("cp037")
+    content_type = f"{JSON}; charset=cp037"
+    document = found(body, content_type)
+    rest = document.without(document.spans)
+    assert decode(rest, content_type) == callback(detail(to=OTHER), ERASED)
 
 
 def test_what_cannot_be_decoded() -> None:

@@ -782,6 +782,8 @@ NUMBERS = {
     "lease": False,
     "eager_seconds": False,
     "timeout": False,
+    "keep_days": False,
+    "keep_bodies_days": False,
     "quarantine_days": False,
     "backoff": True,
     "max_backoff": True,
@@ -797,8 +799,10 @@ NUMBERS = {
 def test_numbers_that_are_none(name: str, value: Any) -> None:
     if value == 0 and value is not False and NUMBERS[name]:
         assert getattr(Inbox(**{name: value}), name) == 0
-    elif name == "quarantine_bytes" and value == 10**20:
-        assert Inbox(quarantine_bytes=value).quarantine_bytes == value
+    elif (name == "quarantine_bytes" and value == 10**20) or (
+        name in {"keep_days", "keep_bodies_days"} and value is None
+    ):
+        assert getattr(Inbox(**{name: value}), name) == value
     else:
         with pytest.raises(ValueError, match=f"^{name} must be"):
             Inbox(**{name: value})
@@ -809,6 +813,14 @@ def test_numbers_that_must_be_whole(name: str) -> None:
     options: dict[str, Any] = {name: 1.0}
     with pytest.raises(ValueError, match=f"^{name} must be a whole number"):
         Inbox(**options)
+
+
+def test_no_body_is_kept_longer_than_its_messages() -> None:
+    with pytest.raises(ValueError, match="keep_bodies_days must be at most keep_days"):
+        Inbox(keep_days=6.9)
+    assert Inbox(keep_days=7.0).keep_bodies_days == 7.0
+    assert Inbox(keep_days=None, keep_bodies_days=1e6).keep_days is None
+    assert Inbox(keep_days=1e6, keep_bodies_days=None).keep_days == 1e6
 
 
 def test_every_number_is_checked() -> None:
@@ -838,6 +850,7 @@ def test_the_tables_can_be_part_of_a_hosts_metadata() -> None:
         "ants_dr_callbacks",
         "ants_dr_messages",
         "ants_dr_quarantine",
+        "ants_dr_tasks",
         "ants_dr_version",
     }
 

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 from sqlalchemy import create_engine
 from sqlalchemy import inspect
 from sqlalchemy import select
+from sqlalchemy import text
 
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import ReportSchema
+from flask_ants_dr.inbox import Erased
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import migrations
+from flask_ants_dr.inbox.callbacks import by_key
 from flask_ants_dr.inbox.tables import VERSION
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.inbox.tables import metadata
 from flask_ants_dr.inbox.tables import mysql_metadata
 from flask_ants_dr.inbox.tables import version
+from flask_ants_dr.models import Envelope
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -63,6 +74,52 @@ CREATE INDEX ix_ants_dr_quarantine_callback_id ON ants_dr_quarantine (callback_i
 """
 
 
+# What the release of version 0002 had more, or otherwise.
+SECOND = """
+CREATE TABLE ants_dr_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
+INSERT INTO ants_dr_version VALUES ('0002');
+ALTER TABLE ants_dr_messages ADD COLUMN had_by TEXT;
+ALTER TABLE ants_dr_messages ADD COLUMN failed_by TEXT;
+DROP INDEX ix_ants_dr_messages_waiting;
+DROP INDEX ix_ants_dr_messages_claimed;
+DROP INDEX ix_ants_dr_messages_finished;
+CREATE INDEX ix_ants_dr_messages_new ON ants_dr_messages (source, due_at, callback_id, position)
+    WHERE state = 'waiting' AND attempts = 0;
+CREATE INDEX ix_ants_dr_messages_retry ON ants_dr_messages (source, due_at, callback_id, position)
+    WHERE state = 'waiting' AND attempts > 0;
+CREATE INDEX ix_ants_dr_messages_claimed ON ants_dr_messages (source, due_at)
+    WHERE state = 'claimed';
+CREATE INDEX ix_ants_dr_messages_done ON ants_dr_messages (source, finished_at)
+    WHERE state = 'done';
+CREATE INDEX ix_ants_dr_messages_dead ON ants_dr_messages (source, finished_at)
+    WHERE state = 'dead';
+"""
+
+
+def on_postgresql(statements: str) -> str:
+    for sqlite, postgresql in {
+        "INTEGER NOT NULL PRIMARY KEY": "BIGSERIAL PRIMARY KEY",
+        "BLOB": "BYTEA",
+        "FLOAT": "DOUBLE PRECISION",
+        "callback_id INTEGER": "callback_id BIGINT",
+    }.items():
+        statements = statements.replace(sqlite, postgresql)
+    return statements
+
+
+def schema_of(connection: Connection) -> dict[str, Any]:
+    """The columns and indexes of each table."""
+    inspector = inspect(connection)
+    return {
+        table: (
+            {one["name"]: str(one["type"]) for one in inspector.get_columns(table)},
+            {one["name"]: one["column_names"] for one in inspector.get_indexes(table)},
+            inspector.get_pk_constraint(table)["constrained_columns"],
+        )
+        for table in inspector.get_table_names()
+    }
+
+
 def as_it_was(path: Path) -> None:
     """A database of the first release, with messages in every state, of a URL with a query."""
     app = make_app(
@@ -74,7 +131,10 @@ def as_it_was(path: Path) -> None:
     with closing(sqlite3.connect(path)) as old:
         old.executescript(FIRST)
         old.execute("ATTACH ? AS new", (f"{path}.new",))
-        old.execute("INSERT INTO ants_dr_callbacks SELECT * FROM new.ants_dr_callbacks")
+        old.execute(
+            "INSERT INTO ants_dr_callbacks SELECT id, source, content_type, url_variables, query,"
+            " body, received_at FROM new.ants_dr_callbacks"
+        )
         old.execute('UPDATE ants_dr_callbacks SET query = \'{"order": "41"}\'')
         old.execute(
             "INSERT INTO ants_dr_messages SELECT id, callback_id, source, key, position, 'pending',"
@@ -109,14 +169,101 @@ def test_a_file_of_the_first_release_is_upgraded_when_it_is_opened(tmp_path: Pat
     assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
     with bound_inbox(app).database.begin(writes=False) as connection:
         migrations.check_version(connection)
-        indexes = {one["name"] for one in inspect(connection).get_indexes("ants_dr_messages")}
+        upgraded = schema_of(connection)
     bound_inbox(app).database.close()
     engine = create_engine(f"sqlite:///{tmp_path}/made.sqlite3")
     with engine.begin() as connection:
         metadata.create_all(connection)
-        made = {one["name"] for one in inspect(connection).get_indexes("ants_dr_messages")}
+        assert upgraded == schema_of(connection)
     engine.dispose()
-    assert indexes == made
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite", "postgresql"], indirect=True)
+def test_the_version_before(inbox_url: str, tmp_path: Path) -> None:
+    """With messages in every state and one in quarantine: each goes on as it would have."""
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
+    database = bound_inbox(app).database
+    body = json.dumps(many(5, to="66812345678")).encode()
+    engine = create_engine(inbox_url)
+    with engine.begin() as connection:
+        for statements in (FIRST, SECOND):
+            for statement in statements.split(";"):
+                if statement.strip():
+                    is_sqlite = connection.dialect.name == "sqlite"
+                    connection.exec_driver_sql(statement if is_sqlite else on_postgresql(statement))
+        own = {"source": "ants_dr", "content_type": "application/json", "now": time.time()}
+        for content in (body, b"{ 66812345678"):
+            connection.execute(
+                text(
+                    "INSERT INTO ants_dr_callbacks"
+                    " (source, content_type, url_variables, query, body, received_at)"
+                    " VALUES (:source, :content_type, '{}', '{}', :body, :now)"
+                ),
+                own | {"body": content},
+            )
+        came = Envelope(
+            source="ants_dr",
+            content_type="",
+            url_variables={},
+            query={},
+            received_at=datetime.now(UTC),
+            body=body,
+        )
+        report = ReportSchema().load(json.loads(body))
+        for key, (position, state) in zip(
+            by_key(came, report),
+            enumerate(("waiting", "waiting", "claimed", "done", "dead")),
+            strict=True,
+        ):
+            connection.execute(
+                text(
+                    "INSERT INTO ants_dr_messages (callback_id, source, key, position, state,"
+                    " attempts, due_at, claim, error, finished_at) VALUES (1, :source, :key,"
+                    " :position, :state, :attempts, 1.0, :claim, :error, :finished_at)"
+                ),
+                own
+                | {
+                    "key": key,
+                    "position": position,
+                    "state": state,
+                    "attempts": position % 2,
+                    "claim": "of a dead process" if state == "claimed" else None,
+                    "error": "LookupError" if state == "dead" else None,
+                    "finished_at": own["now"] if state in {"done", "dead"} else None,
+                },
+            )
+        connection.execute(
+            text(
+                "INSERT INTO ants_dr_quarantine (callback_id, source, key, error, quarantined_at)"
+                " VALUES (2, :source, 'k', '{}', :now)"
+            ),
+            own,
+        )
+    engine.dispose()
+    database.create_tables()
+    inbox = bound_inbox(app)
+    heard = Heard(app)
+    assert counts(app) == {"pending": 3, "done": 1, "dead": 1}
+    drain(app)
+    assert sorted(message.message_id for message in heard.messages) == ["m0", "m1", "m2"]
+    assert inbox.redeliver(bulk_id="b").pending == 0  # which was not noted
+    assert inbox.redeliver(since=datetime.fromtimestamp(0, UTC)).pending == 4
+    drain(app)
+    assert inbox.erase("0812345678") == Erased(details=5, bodies=1)
+    assert counts(app) == {"pending": 0, "done": 5, "dead": 0}
+    heard.calls.clear()
+    Ants(app.test_client()).post(body)
+    assert heard.calls == []  # by their keys all are known
+    with database.begin(writes=False) as connection:
+        migrations.check_version(connection)
+        upgraded = schema_of(connection)
+        made = create_engine(f"sqlite:///{tmp_path}/made.sqlite3")
+        if connection.dialect.name == "sqlite":
+            with made.begin() as other:
+                metadata.create_all(other)
+                assert upgraded == schema_of(other)
+        made.dispose()
+    database.close()
 
 
 def test_the_version_is_the_latest_migration() -> None:
@@ -173,10 +320,8 @@ def test_init_db_upgrades_a_database_of_the_first_release(
     inbox_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_engine(inbox_url)
-    statements = FIRST.replace("INTEGER NOT NULL PRIMARY KEY", "BIGSERIAL PRIMARY KEY")
-    statements = statements.replace("BLOB", "BYTEA").replace("FLOAT", "DOUBLE PRECISION")
     with engine.begin() as connection:
-        connection.exec_driver_sql(statements.replace("callback_id INTEGER", "callback_id BIGINT"))
+        connection.exec_driver_sql(on_postgresql(FIRST))
     engine.dispose()
     app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)
     ants = Ants(app.test_client())

@@ -364,7 +364,7 @@ def test_commands_in_running_text_exist() -> None:
                     options = [option for param in command.params for option in param.opts]
                     assert word in options, f"{one.name}: {code}"
                 else:
-                    known = r"ID(\.\.\.)?|\.\.\.|AGE|\d+d|1000"
+                    known = r"ID(\.\.\.)?|\.\.\.|AGE|NUMBER|\d+d|1000"
                     assert re.fullmatch(known, word), f"{one.name}: {code}"
             found += 1
     assert found > 30
@@ -546,6 +546,28 @@ def test_configuration() -> None:
         by_tenant.test_client(), url="/sms/other", username="acme", password="the secret of acme"
     )
     assert other.deliver(make_report()).status_code == 401
+
+
+def test_privacy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number is erased as the page does it, and what it says of the tables is so."""
+    monkeypatch.chdir(tmp_path)
+    names = program(page("privacy"))
+    capsys.readouterr()
+    report = make_report(make_message(to="66812345678"), make_message(to="66898887777"))
+    AntsClient(names["app"].test_client()).deliver(report)
+    run(blocks(page("privacy"), "python")[-1], names)
+    assert capsys.readouterr().out == "1 0 ()\n"
+    text = page("privacy").read_text("utf-8")
+    named = re.findall(r"^\| .*? \| `(\w+)`: ((?:`\w+`(?:, )?)+) \|", text, re.MULTILINE)
+    assert len(named) == 2
+    for table, columns in named:
+        found = inbox.metadata.tables[f"ants_dr_{table}"].columns.keys()
+        assert set(re.findall(r"\w+", columns)) <= set(found)
+    options = Inbox()
+    for name in ("keep_days", "keep_bodies_days", "quarantine_days"):
+        assert f"`{name}` ({getattr(options, name):g})" in text
 
 
 def test_reliability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -749,6 +771,7 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
         "ants_dr_callbacks",
         "ants_dr_messages",
         "ants_dr_quarantine",
+        "ants_dr_tasks",
         "ants_dr_version",
     }
 

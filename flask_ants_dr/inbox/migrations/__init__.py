@@ -10,14 +10,18 @@ from sqlalchemy import select
 
 from ..dialects import dialect_of
 from ..tables import VERSION
-from ..tables import messages
 from ..tables import metadata
 from ..tables import version
 
 _FIRST = "0001"
-_OF_FIRST = ("id", "key", "state")
 
-# What each version has added, by which tables are known that nobody has noted the version of.
+# The tables that each version has made, and a column that it has added, by which those are known
+# that nobody has noted the version of.
+_MADE = {
+    _FIRST: {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"},
+    "0003": {"ants_dr_tasks"},
+    "0004": {"ants_dr_ledger"},
+}
 _ADDED = {
     "0002": ("ants_dr_messages", "had_by"),
     "0003": ("ants_dr_messages", "erased_at"),
@@ -77,11 +81,10 @@ def _version(connection: Connection) -> str | None:
         if inspector.has_table(table)
         for column in inspector.get_columns(table)
     }
-    if not columns.issuperset((messages.name, name) for name in _OF_FIRST):
-        return None
+    has = {table for table, _ in columns}
     found = max((one for one, added in _ADDED.items() if added in columns), default=_FIRST)
-    is_whole = all(inspector.has_table(table) for table in metadata.tables)
-    return found if found < VERSION or is_whole else None
+    is_whole = all(has >= tables for one, tables in _MADE.items() if one <= found)
+    return found if is_whole else None
 
 
 def _noted(connection: Connection) -> str | None:
