@@ -139,15 +139,16 @@ def mariadb() -> Iterator[MariaDB]:
             check=True,
         )
 
+        # Not by its socket: PyMySQL closes none that it could not connect.
+        port = free_port()
+        listening = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder}/socket"]
+
         def start() -> subprocess.Popen[bytes]:
-            server = subprocess.Popen(
-                [program, *options, "--skip-networking", f"--socket={folder}/socket"],
-                stderr=subprocess.DEVNULL,
-            )
-            wait_for(Path(folder, "socket").exists, every=0.01)
+            server = subprocess.Popen([program, *options, *listening], stderr=subprocess.DEVNULL)
+            wait_for(lambda: is_open(port), every=0.01)
             return server
 
-        url = f"mariadb+pymysql://root@localhost?unix_socket={folder}/socket"
+        url = f"mariadb+pymysql://root@127.0.0.1:{port}"
         server = MariaDB(make_url(url), start)
         try:
             yield server

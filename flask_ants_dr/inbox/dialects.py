@@ -63,7 +63,7 @@ Changes = Callable[[Any], Mapping[str, ColumnElement[Any]]]
 class Dialect(ABC):
     """What an inbox has to know of a kind of database."""
 
-    example: ClassVar[str]
+    example: str
     """A URL."""
     metadata: ClassVar[MetaData] = metadata
     has_partial_indexes: ClassVar[bool] = True
@@ -374,7 +374,7 @@ class MySQL(Dialect):
     longest_value = 4 * 1024 * 1024
 
     def __init__(self, example: str) -> None:
-        self.example = example  # type: ignore[misc]
+        self.example = example
 
     def connect_args(self, driver: str, timeout: float, *, is_patient: bool) -> dict[str, Any]:
         if driver not in {"pymysql", "mysqldb"}:

@@ -215,7 +215,7 @@ def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
 
 @pytest.mark.slow(reason="thousands of entries, from four threads")
 def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
-    app = make_inbox_app(timeout=30)
+    app = make_inbox_app(timeout=60)
     bad = [{"id": number} for number in range(3000)]
     orders = [bad, bad[::-1]] * 4
     bodies = [callback(detail(messageId=f"m{n}"), *order) for n, order in enumerate(orders)]
@@ -230,7 +230,7 @@ def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
 
 @pytest.mark.slow(reason="70,000 entries")
 def test_more_expired_entries_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:
-    app = make_inbox_app()
+    app = make_inbox_app(timeout=60)
     inbox = bound_inbox(app)
     count = 70_000
     numbers = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})"

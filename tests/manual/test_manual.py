@@ -318,7 +318,7 @@ def check_pip(arguments: list[str]) -> None:
         if requirement.name == "Flask-ANTS-DR":
             assert requirement.extras <= extras.keys(), argument
         else:
-            known = {"Flask", "gunicorn", "psycopg", "redis", "tzdata"}
+            known = {"Flask", "gunicorn", "psycopg", "PyMySQL", "redis", "tzdata"}
             assert requirement.name in known, argument
 
 
@@ -400,6 +400,8 @@ def test_quoted_errors_are_in_the_code() -> None:
     code = "".join(module.read_text("utf-8") for module in modules)
     code = re.sub(r'"\s*\n\s*f?"', "", code)
     of_others = {
+        "Got a packet bigger than 'max_allowed_packet'",
+        "MySQL server has gone away",
         "The name 'ants_dr' is already registered",
         "Unable to build URLs outside an active request",
         "No space left on device",
