@@ -101,6 +101,7 @@ def no_two_alike(script: str) -> str:
 
 def load(url: str, script: Path, seconds: int) -> float:
     command = ["wrk", "--threads", "1", "--connections", "4", "--duration", f"{seconds}s"]
+    command += ["--timeout", "30s"]
     run = subprocess.run(
         [*command, "--script", str(script), url], capture_output=True, text=True, check=True
     )
