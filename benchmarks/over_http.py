@@ -56,7 +56,8 @@ def server(command: list[str], workers: int = 1) -> Iterator[str]:
         port = free.getsockname()[1]
     if command[0] == "gunicorn":
         options = ["--workers", str(workers), "--bind", f"127.0.0.1:{port}"]
-        options += ["--log-level", "warning"]
+        # It listens before its workers have loaded the application, unless that is loaded before.
+        options += ["--preload", "--log-level", "warning"]
     else:
         options = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
     process = subprocess.Popen(
