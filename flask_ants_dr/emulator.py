@@ -155,7 +155,8 @@ class Behaviour:
         if ":" in self.username:
             raise ValueError("username cannot have a colon in HTTP Basic.")
         weights = list(self.statuses.values())
-        if not ("" not in self.statuses and all(0 <= one < math.inf for one in weights)):
+        names_are_good = all(name and name.isprintable() for name in self.statuses)
+        if not (names_are_good and all(0 <= weight < math.inf for weight in weights)):
             raise ValueError("statuses must be names with weights of 0 or more.")
         if not 0 < sum(weights) < math.inf:
             raise ValueError("statuses must have a weight above 0.")
@@ -408,7 +409,9 @@ class Emulator:
         )
 
     def _time(self) -> datetime:
-        return self._now().astimezone(BANGKOK)
+        """Now, as exact as reports tell it."""
+        now = self._now().astimezone(BANGKOK)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def _dice(self, *of: object) -> random.Random:
         """Dice of their own for each thing, so that none changes what the others show."""

@@ -142,7 +142,7 @@ def _check_size(payload: Any, most: int) -> None:
     messages = payload.get("messages") if isinstance(payload, dict) else None
     for message in messages if isinstance(messages, list) else ():
         destinations = message.get("destinations") if isinstance(message, dict) else None
-        total += len(destinations) if isinstance(destinations, list) else 1
+        total += max(1, len(destinations)) if isinstance(destinations, list) else 1
     if total > most:
         error = f"Must have at most {most:,} destinations in all."
         raise ValidationError({"messages": [error]})

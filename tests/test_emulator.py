@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 from pathlib import Path
@@ -155,6 +156,8 @@ def test_a_send_is_answered_and_reported_on(
     assert last.send_date is not None
     assert last.done_date is not None
     assert last.send_date <= last.done_date <= datetime.now(BANGKOK)
+    truth = ants.emulator.messages[1]
+    assert (last.send_date, last.done_date) == (truth.send_date, truth.done_date)
     assert not any(one.problems for one in heard.messages)
 
 
@@ -414,6 +417,7 @@ def test_bounds(run_ants: Callable[..., Ants]) -> None:
     answer = ants.send(many(6000), many(4001))
     assert answer.status_code == 400
     assert "messages: Must have at most 10,000 destinations in all." in answer.text
+    assert "10,000 destinations" in ants.send(*[message(destinations=[])] * 10_001).text
     answer = ants.send(message(text="a" * 4 * 1024 * 1024))
     assert answer.status_code == 413
     assert "larger than 4,194,304 bytes" in answer.json()["error"]["description"]
@@ -534,6 +538,20 @@ def test_redirects_are_not_followed(ants: Ants, run_ants: Callable[..., Ants]) -
     assert {answer for _, answer in ants.emulator.messages[0].reports} == {"307"}
 
 
+def test_an_answer_without_end(ants: Ants) -> None:
+    app = Flask(__name__)
+
+    @app.post("/sms/callback")
+    def callback() -> Iterator[bytes]:
+        while True:
+            yield b" " * 65_536
+
+    with serving(app) as url:
+        ants.send(message(notifyUrl=url))
+        ants.emulator.flush()
+    assert ants.emulator.messages[0].was_told
+
+
 def test_no_proxy_of_the_environment(
     run_ants: Callable[..., Ants], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -625,14 +643,14 @@ def test_wrong_questions(ants: Ants, parameters: dict[str, str], error: str) -> 
 
 
 def test_48_hours(run_ants: Callable[..., Ants]) -> None:
-    times = [datetime(2026, 1, 1, 9, tzinfo=BANGKOK)]
+    times = [datetime(2026, 1, 1, 2, tzinfo=UTC)]
     ants = run_ants(now=lambda: times[-1])
     ants.send(message())
     ants.emulator.flush()
     for hours, count in ((47.9, 1), (48.1, 0)):
         times.append(times[0] + timedelta(hours=hours))
         assert len(ants.logs(mobile=NUMBER).json()) == count
-        day = {"senddate_start": "2026-01-01T08:00:00", "senddate_end": "2026-01-01T09:00:00.00"}
+        day = {"senddate_start": "2026-01-01T09:00:00", "senddate_end": "2026-01-01T09:00:00.00"}
         assert len(ants.logs(**day).json()) == count
 
 
@@ -695,6 +713,8 @@ def test_nothing_personal_is_told(run_ants: Callable[..., Ants], url: str) -> No
         ({"encoding": "latin-1"}, "encoding must be one of utf-8"),
         ({"statuses": {}}, "statuses must have a weight above 0"),
         ({"statuses": {"": 1}}, "statuses must be names"),
+        ({"statuses": {"A\x01": 1}}, "statuses must be names"),
+        ({"statuses": {"A": float("nan")}}, "statuses must be names with weights of 0 or more"),
         ({"statuses": {"A": -1, "B": 2}}, "statuses must be names with weights of 0 or more"),
         ({"username": "a:b"}, "username cannot have a colon"),
     ],
@@ -751,6 +771,14 @@ def test_wrong_options(app: Flask, options: list[str], error: str) -> None:
     result = run(app, *options)
     assert result.exit_code in {1, 2}
     assert error in result.output
+
+
+def test_an_application_without_the_blueprint() -> None:
+    """Needs to be told the credentials, and no more."""
+    app = Flask(__name__)
+    assert "registered no DeliveryReportBlueprint" in run(app).output
+    options = ["--username", "ants", "--password", "pair", "--delay", "-1"]
+    assert "delay must be from 0" in run(app, *options).output
 
 
 def test_a_port_that_is_in_use(app: Flask) -> None:
