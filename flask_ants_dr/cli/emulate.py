@@ -131,11 +131,14 @@ def emulate(
         if username is None or password is None:
             registration = find_registration(app, blueprint)
             username, password = configured_credentials(app, registration, username, password)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    try:
         ants = emulator.create_app(
             username=username, password=password, tell=click.echo, **behaviour
         )
     except ValueError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.BadParameter(str(error)) from None
     with closing(ants.extensions["ants_emulator"]):
         server = make_server(host, port, ants, threaded=True, request_handler=_QuietHandler)
         shown = f"[{host}]" if ":" in host else host
