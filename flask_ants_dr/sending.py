@@ -51,12 +51,20 @@ def _length(most: int, least: int = 1) -> Length:
     return Length(min=least, max=most, error=f"Must have {said} characters.")
 
 
-_NOT_EMPTY = Length(min=1, error="Must have at least one.")
-
-
 class _Part(Schema):
+    error_messages = {"type": "Must be a JSON object."}
+
     class Meta:
         unknown = EXCLUDE
+
+
+def _several(part: type[_Part]) -> fields.List[Any]:
+    return fields.List(
+        fields.Nested(part),
+        required=True,
+        validate=Length(min=1, error="Must have at least one."),
+        error_messages={"invalid": "Must be a JSON array."},
+    )
 
 
 class _Destination(_Part):
@@ -76,7 +84,7 @@ class _Message(_Part):
         required=True,
         validate=(_length(11), Regexp(r"\S+\Z", error="Must have no space.")),
     )
-    destinations = fields.List(fields.Nested(_Destination), required=True, validate=_NOT_EMPTY)
+    destinations = _several(_Destination)
     text = String(required=True, validate=_length(1600))
     notify_url = String(data_key="notifyUrl", validate=_length(NOTIFY_URL_CHARACTERS))
     content_type = String(
@@ -95,7 +103,7 @@ class _Message(_Part):
 
 class _Send(_Part):
     bulk_id = String(data_key="bulkId", validate=_length(50))
-    messages = fields.List(fields.Nested(_Message), required=True, validate=_NOT_EMPTY)
+    messages = _several(_Message)
 
 
 def read_send(body: bytes, *, max_destinations: int, any_notify_url: bool) -> dict[str, Any]:
