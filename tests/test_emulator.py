@@ -647,6 +647,8 @@ def test_48_hours(run_ants: Callable[..., Ants]) -> None:
     ants = run_ants(now=lambda: times[-1])
     ants.send(message())
     ants.emulator.flush()
+    (bulk,) = ants.logs(mobile=NUMBER).json()
+    assert bulk["details"][0]["sendDate"] == "2026-01-01T09:00:00", "in Bangkok"
     for hours, count in ((47.9, 1), (48.1, 0)):
         times.append(times[0] + timedelta(hours=hours))
         assert len(ants.logs(mobile=NUMBER).json()) == count
