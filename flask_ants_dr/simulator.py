@@ -5,6 +5,7 @@ It needs the extra ``simulator``.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import threading
@@ -28,11 +29,16 @@ from uuid import UUID
 
 import httpx
 
+from .ants import BROKEN_KINDS
+from .ants import ODD_KINDS
+from .ants import credit_of
+from .ants import post
+from .ants import write_date
+from .ants import write_status
 from .encoding import Encoding
 from .encoding import Format
 from .encoding import encode
 from .schemas import BANGKOK
-from .testing import STATUSES
 
 _SENDERS = ("ANTS", "Verify", "MyShop", "Clinic")
 _TEXTS = (
@@ -47,8 +53,6 @@ _TEXTS = (
     ),
     "โปรโมชั่นพิเศษ! ลดสูงสุด 50% ทุกสาขา วันนี้ถึงสิ้นเดือนเท่านั้น แสดงข้อความนี้ที่จุดชำระเงิน รหัส {ref}",
 )
-#: How many characters of a text in Thai fit into one SMS, and into one of several.
-_CHARACTERS_OF_ONE, _CHARACTERS_OF_PARTS = 70, 67
 
 _LONGEST = 600.0
 """Seconds from send to done."""
@@ -126,11 +130,11 @@ def callbacks(plan: Plan) -> Iterator[list[Callback]]:
     good = batches * plan.stages
     repeated = set(dice.sample(range(good), round(good * plan.duplicates)))
     broken = Counter(dice.choices(range(good), k=round(good * plan.malformed)))
-    kinds = _broken_kinds()
+    kinds = cycle(BROKEN_KINDS)
     # Dice of their own, so that the other messages are the same as without them.
     odd_dice = random.Random(plan.seed)  # noqa: S311
     odd = set(odd_dice.sample(range(plan.messages), round(plan.messages * plan.odd)))
-    odd_kinds = cycle(_ODD_KINDS[plan.format])
+    odd_kinds = cycle(ODD_KINDS[plan.format])
     for batch in range(batches):
         numbers = range(plan.messages)[batch * plan.batch :][: plan.batch]
         size = len(numbers)
@@ -146,7 +150,7 @@ def callbacks(plan: Plan) -> Iterator[list[Callback]]:
             one = Callback(body=body, content_type=content_type, expected=200, messages=size)
             number = batch * plan.stages + stage
             together += [one] * (2 if number in repeated else 1)
-            together += [next(kinds)(one) for _ in range(broken[number])]
+            together += [_broken(one, *next(kinds)) for _ in range(broken[number])]
         yield together
 
 
@@ -160,113 +164,32 @@ def _life(dice: random.Random, plan: Plan, id: int, start: datetime) -> list[dic
         code=f"{dice.randrange(10**6):06}", ref=f"{dice.getrandbits(20):05X}"
     )
     (final,) = dice.choices([*plan.statuses], [*plan.statuses.values()])
-    fits = len(text) <= _CHARACTERS_OF_ONE
     detail = {
         "messageId": str(id),
         # No telephone number of Thailand begins with 00 after the country's code.
         "to": f"6600{dice.randrange(10**7):07}",
         "from": dice.choice(_SENDERS),
         "text": text,
-        "credit": 1.0 if fits else float(ceil(len(text) / _CHARACTERS_OF_PARTS)),
-        "sendDate": _written(sent),
+        "credit": credit_of(text),
+        "sendDate": write_date(sent),
     }
     names = [*(["ACCEPTED", "PENDING"] if plan.follow else []), final]
     return [
         {
             **detail,
-            "doneDate": _written(done) if name == final else None,
-            "status": _status(name),
+            "doneDate": write_date(done) if name == final else None,
+            "status": write_status(name),
             "callbackData": "flask-ants-dr simulate",
         }
         for name in names
     ]
 
 
-def _written(moment: datetime) -> str:
-    """A date as .NET writes it: in local time, without zeros at its end."""
-    text = moment.replace(tzinfo=None).isoformat(timespec="milliseconds")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _status(name: str) -> dict[str, str | None]:
-    known = STATUSES.get(name)
-    if known is None:
-        return {"code": "999", "name": name, "description": name}
-    return {"code": known.code, "name": known.name, "description": known.description}
-
-
-def _with_dates(detail: dict[str, Any], write: Callable[[datetime], str]) -> dict[str, Any]:
-    dates = {name: detail[name] for name in ("sendDate", "doneDate") if detail[name] is not None}
-    return {
-        **detail,
-        **{
-            name: write(datetime.fromisoformat(date).replace(tzinfo=BANGKOK))
-            for name, date in dates.items()
-        },
-    }
-
-
-def _comma_in_credit(detail: dict[str, Any]) -> dict[str, Any]:
-    return {**detail, "credit": f"{detail['credit']:.2f}".replace(".", ",")}
-
-
-def _date_for_people(detail: dict[str, Any]) -> dict[str, Any]:
-    return _with_dates(detail, lambda date: f"{date.day}/{date.month}/{date.year} {date:%H:%M}")
-
-
-def _buddhist_year(detail: dict[str, Any]) -> dict[str, Any]:
-    return _with_dates(detail, lambda date: f"{date.year + 543}{_written(date)[4:]}")
-
-
-def _zero_width_space(detail: dict[str, Any]) -> dict[str, Any]:
-    status = detail["status"]
-    return {**detail, "status": {**status, "name": f"{status['name']}\u200b"}}
-
-
-def _date_of_microsoft(detail: dict[str, Any]) -> dict[str, Any]:
-    return _with_dates(detail, lambda date: f"/Date({round(date.timestamp() * 1000)})/")
-
-
-def _number_for_receiver(detail: dict[str, Any]) -> dict[str, Any]:
-    return {**detail, "to": float(detail["to"])}
-
-
-def _object_for_callback_data(detail: dict[str, Any]) -> dict[str, Any]:
-    return {**detail, "callbackData": {"tool": detail["callbackData"]}}
-
-
-def _nul_in_text(detail: dict[str, Any]) -> dict[str, Any]:
-    return {**detail, "text": f"{detail['text']}\0"}
-
-
-_IN_BOTH = (_comma_in_credit, _date_for_people, _buddhist_year, _zero_width_space)
-_IN_JSON = (
-    _date_of_microsoft,
-    _number_for_receiver,
-    _object_for_callback_data,
-    _nul_in_text,
-)
-_ODD_KINDS: Mapping[Format, Sequence[Callable[[dict[str, Any]], dict[str, Any]]]] = {
-    "json": _IN_BOTH + _IN_JSON,
-    "xml": _IN_BOTH,  # which has nothing but texts and elements
-}
-
-
-def _broken_kinds() -> Iterator[Callable[[Callback], Callback]]:
-    def cut_off(good: Callback) -> Callback:
-        half = good.body[: len(good.body) // 4 * 2]
-        return Callback(body=half, content_type=good.content_type, expected=400, messages=0)
-
-    def a_form(good: Callback) -> Callback:
-        content_type = "application/x-www-form-urlencoded"
-        return Callback(body=b"messageId=1", content_type=content_type, expected=415, messages=0)
-
-    def without_identifiers(good: Callback) -> Callback:
-        body, content_type = encode({"details": [{"to": "66000000000"}]})
-        return Callback(body=body, content_type=content_type, expected=422, messages=0)
-
-    while True:
-        yield from (cut_off, a_form, without_identifiers)
+def _broken(
+    good: Callback, make: Callable[[bytes, str], tuple[bytes, str]], status: int
+) -> Callback:
+    body, content_type = make(good.body, good.content_type)
+    return Callback(body=body, content_type=content_type, expected=status, messages=0)
 
 
 @dataclass(slots=True)
@@ -421,35 +344,24 @@ def send(
 
 def _post(
     client: httpx.Client, url: str, callback: Callback, timeout: float
-) -> tuple[str, httpx.Response | None, float]:
+) -> tuple[str, bytes | None, float]:
     started = time.perf_counter()
-    try:
-        response = client.post(
-            url, content=callback.body, headers={"Content-Type": callback.content_type}
-        )
-    except httpx.TimeoutException:
-        return f"no answer in {timeout:g} s", None, 0
-    except httpx.ConnectError:
-        return "no connection", None, 0
-    except httpx.TransportError:
-        return "closed without an answer", None, 0
-    except httpx.DecodingError:
-        return "an answer that cannot be read", None, 0
-    return str(response.status_code), response, (time.perf_counter() - started) * 1000
+    answer, content = post(client, url, callback.body, callback.content_type, timeout)
+    return answer, content, (time.perf_counter() - started) * 1000
 
 
 def _count(
     summary: Summary,
     callback: Callback,
     answer: str,
-    response: httpx.Response | None,
+    content: bytes | None,
     milliseconds: float,
 ) -> None:
     accepted = rejected = 0
-    if response is not None:
+    if content is not None:
         summary.latencies.append(milliseconds)
         with suppress(LookupError, OverflowError, RecursionError, TypeError, ValueError):
-            counts = response.json()
+            counts = json.loads(content)
             accepted, rejected = int(counts["accepted"]), int(counts["rejected"])
     as_expected = answer == str(callback.expected) and accepted == callback.messages
     summary.messages += callback.messages

@@ -1,6 +1,7 @@
 """``flask ants-dr``: a file of commands for each thing that they are about."""
 
 from . import check as check
+from . import emulate as emulate
 from . import inbox as inbox
 from . import ledger as ledger
 from . import simulate as simulate

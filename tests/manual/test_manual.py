@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import closing
 from contextlib import contextmanager
+from datetime import datetime
 from http.client import HTTPConnection
 from inspect import signature
 from pathlib import Path
@@ -48,6 +49,7 @@ from blocks import prose
 from blocks import run
 from blocks import write_files
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import emulator
 from flask_ants_dr import inbox
 from flask_ants_dr import message_reported
 from flask_ants_dr import openapi
@@ -82,7 +84,11 @@ ADMINISTRATION = {".", "cd", "chmod", "chown", "cp", "rm", "set", "systemctl", "
 # Those that a test of its own runs.
 TESTED_APART = {"celery", "curl", "pg_dump", "pytest", "sphinx-build", "sqlite3"}
 LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text"}
-TESTED_THERE = {"ini": "production", "nginx": "production", "text": "quickstart"}
+TESTED_THERE: dict[str, str | tuple[str, ...]] = {
+    "ini": "production",
+    "nginx": "production",
+    "text": ("quickstart", "testing"),
+}
 DIRECTIVES = {"{eval-rst}", "{include} ../CHANGES.md", "{toctree}"}
 
 KEYS = {
@@ -289,8 +295,8 @@ def check_flask(arguments: list[str], app: Flask) -> None:
         return  # test_flask_migrate runs it
     group, name, *rest = arguments
     assert group == "ants-dr"
-    if name == "work" and "--once" not in rest:
-        cli.commands["work"].make_context("work", rest)
+    if name == "emulate" or (name == "work" and "--once" not in rest):
+        cli.commands[name].make_context(name, rest)
         return
     if "--url" in rest:  # the server is here
         at = rest.index("--url")
@@ -422,7 +428,7 @@ def test_quoted_errors_are_in_the_code() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     documented = set(re.findall(r":: (flask_ants_dr\.[\w.]+)", page("api").read_text("utf-8")))
-    for module in (flask_ants_dr, inbox, openapi, simulator, testing):
+    for module in (flask_ants_dr, emulator, inbox, openapi, simulator, testing):
         own = module.__name__
         for name, value in vars(module).items():
             is_public = not name.startswith("_") and not isinstance(value, ModuleType)
@@ -655,6 +661,37 @@ def test_testing(tmp_path: Path) -> None:
     output = said_by(*pytest_quietly, "-W", "error", folder=tmp_path)
     tests = sum(block.code.count("def test_") for block in blocks(page("testing"), "python"))
     assert f"{tests + 2} passed" in output  # one of them runs for three states
+
+
+def test_the_local_ants(tmp_path: Path) -> None:
+    """Its worked example: a send, the callbacks, and Message Logs."""
+    curl = needs("curl", "curl")
+    write_files(page("testing"), tmp_path)
+    ports = {"5000": str(free_port()), "8900": str(free_port())}
+    env = environment(FLASK_RUN_PORT=ports["5000"])
+    (start,) = [line for _, line in lines(page("testing")) if "emulate --delay" in line]
+    answers = [json.loads(block.code) for block in blocks(page("testing"), "json")]
+    (told,) = blocks(page("testing"), "text")
+    asked = []
+    with ExitStack() as stack:
+        receiver = "flask --app receiver run"
+        for line in (receiver, f"{start} --port {ports['8900']}"):
+            log = f"{len(line)}.log"
+            stack.enter_context(process(shlex.split(line), tmp_path, env, log))
+        wait_for(lambda: all(is_open(int(port)) for port in ports.values()))
+        for _, line in lines(page("testing")):
+            if line.startswith("curl "):
+                for documented, port in ports.items():
+                    line = line.replace(f":{documented}/", f":{port}/")
+                command = line.replace("curl", f"{curl} -sS", 1)
+                asked.append(json.loads(said_by("bash", "-c", command, folder=tmp_path)))
+                wait_for(lambda: (tmp_path / log).read_text("utf-8").endswith(told.code))
+    for answer in (*answers[-1], *asked[-1]):
+        for one in answer["details"]:
+            assert datetime.fromisoformat(one.pop("sendDate")) <= datetime.fromisoformat(
+                one.pop("doneDate")
+            )
+    assert asked == answers
 
 
 def test_troubleshooting() -> None:
