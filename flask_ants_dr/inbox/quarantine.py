@@ -11,6 +11,7 @@ from datetime import UTC
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import delete
 from sqlalchemy import func
@@ -159,11 +160,15 @@ def purge(connection: Connection, source: str, before: float, limit: int | None 
 
     :param limit: how much, at most.
     """
+    old: tuple[ColumnElement[bool], ...]
     old = (quarantine.c.source == source, quarantine.c.quarantined_at < before)
     chosen = select(quarantine.c.id, quarantine.c.callback_id).where(*old)
     rows = connection.execute(chosen.order_by(quarantine.c.quarantined_at).limit(limit)).all()
-    ids = among(connection, quarantine.c.id, [row.id for row in rows])
-    gone = connection.execute(delete(quarantine).where(ids)).rowcount
+    if not rows:
+        return 0
+    if limit is not None:
+        old = (among(connection, quarantine.c.id, [row.id for row in rows]),)
+    gone = connection.execute(delete(quarantine).where(*old)).rowcount
     delete_orphans(connection, [row.callback_id for row in rows])
     return gone
 
