@@ -368,17 +368,17 @@ def _count(
     summary.accepted += accepted
     summary.rejected += rejected
     summary.answers[answer, as_expected] += 1
-    if response is not None and not as_expected:
-        summary.reason = _reason(response)
+    if content is not None and not as_expected:
+        summary.reason = _reason(content)
 
 
-def _reason(response: httpx.Response) -> str:
+def _reason(content: bytes) -> str:
     """The detail of a problem, or else the beginning of the text: of a page, what is read of it."""
     with suppress(LookupError, RecursionError, TypeError, ValueError):
-        detail = response.json()["detail"]
+        detail = json.loads(content)["detail"]
         if isinstance(detail, str):
             return detail[:_REASON]
-    text = response.text[:_PAGE]
-    if "html" in response.headers.get("Content-Type", ""):
+    text = content.decode("utf-8", "replace")[:_PAGE]
+    if text.lstrip().startswith("<"):
         text = unescape(_NOT_READ.sub(" ", text))
     return " ".join(text.split())[:_REASON]

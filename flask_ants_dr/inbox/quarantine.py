@@ -165,7 +165,8 @@ def purge(connection: Connection, source: str, before: float, limit: int | None 
     old = select(quarantine.c.id).where(of_source, quarantine.c.quarantined_at < before)
     chosen = old.order_by(quarantine.c.quarantined_at).limit(limit)
     gone = remove_chosen(connection, quarantine, chosen, quarantine.c.callback_id)
-    delete_orphans(connection, [row[0] for row in gone])
+    if gone:
+        delete_orphans(connection, [row[0] for row in gone])
     return len(gone)
 
 
