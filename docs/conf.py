@@ -61,7 +61,7 @@ nitpick_ignore_regex = [
 nitpick_ignore_regex += [
     (
         r"py:.*",
-        r"Any|FlaskClient|Schema|tzinfo|bool|bytes|float|int|str|dict|list|tuple|property|type",
+        r"Any|FlaskClient|HostSession|Schema|tzinfo|bool|bytes|float|int|str|dict|list|tuple|property|type",
     ),
     (r"py:.*", r"\w+(Error|Interrupt)|Exception(Group)?"),
 ]

@@ -310,7 +310,7 @@ def test_an_answer_that_counts_nothing(
             "a <b> \\u001b[31m\\u202e",
         ),
         ("text/html", "<script>" + "x" * 30_000, ""),
-        ("text/plain", "<p> is not\na tag", "<p> is not a tag"),
+        ("text/plain", "a <p> is not\na tag", "a <p> is not a tag"),
         ("application/json", '{"detail": "\\u001b[2J"}', "\\u001b[2J"),
         ("application/json", '{"detail": 1}', '{"detail": 1}'),
         ("application/json; charset=nonsense", "{", "{"),

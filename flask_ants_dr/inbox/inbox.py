@@ -113,14 +113,14 @@ class Inbox:
         again; ``None`` for ever. Workers and Celery's sweep delete it. Dead messages stay until
         they are retried or purged.
     :param keep_bodies_days: how long the bodies are kept, with their texts and phone numbers, when
-        all of their messages are done; ``None`` for as long as those. At most ``keep_days``.
-        A message whose body is erased is still known, and cannot be redelivered.
+        all of their messages are done; ``None`` for as long as those, which none outlives. A
+        message whose body is erased is still known, and cannot be redelivered.
     :param quarantine_days: how long what could not be taken is kept; looked at whenever something
         new comes in, and by the workers.
     :param quarantine_bytes: how much of it is kept; the oldest goes first. With 0 nothing is.
     :raises ValueError: a number is none, is negative, or is 0 where this says nothing of 0, or over
-        1,000,000 (but for ``quarantine_bytes``); ``keep_bodies_days`` is more than ``keep_days``;
-        or ``enqueue`` is given where ``eager`` is ``True``. The message names the parameter.
+        1,000,000 (but for ``quarantine_bytes``); or ``enqueue`` is given where ``eager`` is
+        ``True``. The message names the parameter.
     """
 
     eager: bool = True
@@ -154,10 +154,6 @@ class Inbox:
                 raise ValueError(
                     f"{name} must be a number above 0, of at most {_LARGEST:,}, or None for ever."
                 )
-        if (self.keep_bodies_days or 0) > (self.keep_days or _LARGEST):
-            raise ValueError(
-                "keep_bodies_days must be at most keep_days: with its messages a body is deleted."
-            )
         for name in ("backoff", "max_backoff"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) <= _LARGEST):
                 raise ValueError(f"{name} must be a number from 0 to {_LARGEST:,}.")
@@ -568,7 +564,7 @@ class BoundInbox:
         age = (now - (oldest or now)) / DAY
         return {
             "messages": options.keep_days,
-            "bodies": options.keep_bodies_days,
+            "bodies": retention.days_of_bodies(options),
             "quarantine": options.quarantine_days,
             "overdue": max(0.0, age - (options.keep_days or 0)) if has_end else 0.0,
         }

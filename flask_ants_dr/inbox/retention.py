@@ -31,6 +31,7 @@ from .tables import State
 
 if TYPE_CHECKING:
     from .inbox import BoundInbox
+    from .inbox import Inbox
 
 DAY = 86_400
 EVERY = 3600.0
@@ -92,6 +93,12 @@ class Erased:
         )
 
 
+def days_of_bodies(options: Inbox) -> float | None:
+    """How long bodies are kept, which do not outlive their messages; ``None`` for ever."""
+    both = (options.keep_bodies_days, options.keep_days)
+    return min((days for days in both if days is not None), default=None)
+
+
 def is_due(inbox: BoundInbox) -> bool:
     """Whether it is time, and no other process has taken the turn; this one has it then."""
     now = time.time()
@@ -111,12 +118,12 @@ def apply(inbox: BoundInbox, stop: Callable[[], bool]) -> Retained:
         return stop() or time.monotonic() > end
 
     done = _since(options.keep_days, now)
-    bodies = _since(options.keep_bodies_days, now)
+    bodies = _since(days_of_bodies(options), now)
     return Retained(
         deleted=_in_pieces(
             inbox, stops, partial(messages.purge, source=source, state=State.DONE, before=done)
         ),
-        bodies=_erase_bodies(inbox, stops, bodies if bodies > _NEVER else done, now),
+        bodies=_erase_bodies(inbox, stops, bodies, now),
         quarantined=_in_pieces(
             inbox,
             stops,
@@ -179,7 +186,7 @@ def _forget_numbers(inbox: BoundInbox, stops: Callable[[], bool], before: float)
 
 
 def _erase_bodies(inbox: BoundInbox, stops: Callable[[], bool], before: float, now: float) -> int:
-    """Erase what nobody reads again; without ``keep_bodies_days``, as its messages are deleted."""
+    """Erase what nobody reads again."""
     if before == _NEVER:
         return 0
     total, pace = 0, _Pace(_LEAST_BODIES)

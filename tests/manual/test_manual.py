@@ -808,6 +808,7 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     (metadata,) = names["target_metadata"]
     assert set(metadata.tables) == {
         "ants_dr_callbacks",
+        "ants_dr_ledger",
         "ants_dr_messages",
         "ants_dr_quarantine",
         "ants_dr_tasks",
