@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -33,7 +33,9 @@ from sqlalchemy import Row
 from sqlalchemy import Select
 from sqlalchemy import Table
 from sqlalchemy import any_
+from sqlalchemy import bindparam
 from sqlalchemy import cast
+from sqlalchemy import column
 from sqlalchemy import create_engine
 from sqlalchemy import delete
 from sqlalchemy import event
@@ -62,6 +64,9 @@ Changes = Callable[[Any], Mapping[str, ColumnElement[Any]]]
 
 class Dialect(ABC):
     """What an inbox has to know of a kind of database."""
+
+    insert: Any
+    """An ``INSERT`` that a conflict can be handled in."""
 
     example: str
     """A URL."""
@@ -135,8 +140,30 @@ class Dialect(ABC):
         """See :func:`insert_rows`."""
 
     @abstractmethod
-    def upsertion(self, table: Table, changes: Changes) -> Any:
+    def upsertion(self, insertion: Any, changes: Changes) -> Any:
+        """An ``INSERT`` that changes what is there."""
+
+    def upsert(
+        self,
+        connection: Connection,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        changes: Changes,
+    ) -> None:
         """See :func:`upsert`."""
+        text, order = self._upsertion(connection.dialect, table, tuple(rows[0]), changes)
+        # Not by SQLAlchemy's own statement, which looks at each value of each row.
+        values = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
+        connection.exec_driver_sql(text, values)
+
+    @cache  # noqa: B019  there is one of each dialect
+    def _upsertion(
+        self, dialect: Any, table: Table, names: tuple[str, ...], changes: Changes
+    ) -> tuple[str, Sequence[str] | None]:
+        """The text of a statement, and the order of its parameters where they have no names."""
+        statement = self.upsertion(self.insert(table), changes)
+        compiled = statement.compile(dialect=dialect, column_keys=names)
+        return str(compiled), compiled.positiontup
 
     @abstractmethod
     def change(
@@ -163,9 +190,6 @@ class Dialect(ABC):
 class _WithReturning(Dialect):
     """One that says what it has changed."""
 
-    insert: Any
-    """An ``INSERT`` that a conflict can be handled in."""
-
     @abstractmethod
     def each(self, positions: Mapping[str, int]) -> Any:
         """The rows ``key``, ``value`` of a mapping, which is one parameter."""
@@ -190,10 +214,9 @@ class _WithReturning(Dialect):
     ) -> dict[str, int]:
         return self._new(connection, table, self.insert(table), rows)
 
-    def upsertion(self, table: Table, changes: Changes) -> Any:
-        statement = self.insert(table)
-        set_ = changes(statement.excluded)
-        return statement.on_conflict_do_update(index_elements=["key"], set_=set_)
+    def upsertion(self, insertion: Any, changes: Changes) -> Any:
+        set_ = changes(insertion.excluded)
+        return insertion.on_conflict_do_update(index_elements=["key"], set_=set_)
 
     def _new(
         self, connection: Connection, table: Table, statement: Any, *rows: Any
@@ -360,6 +383,23 @@ class PostgreSQL(_WithReturning):
     def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
         return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
 
+    def upsert(
+        self,
+        connection: Connection,
+        table: Table,
+        rows: Sequence[Mapping[str, Any]],
+        changes: Changes,
+    ) -> None:
+        # All rows are one parameter: the driver sends a list of them one by one.
+        connection.execute(self._upsertion_of(table, tuple(rows[0]), changes), {"rows": rows})
+
+    @cache  # noqa: B019  there is one of each dialect
+    def _upsertion_of(self, table: Table, names: tuple[str, ...], changes: Changes) -> Any:
+        rows = func.json_to_recordset(bindparam("rows", type_=JSON))
+        each = rows.table_valued(*(column(name, table.c[name].type) for name in names))
+        chosen = select(*each.render_derived(with_types=True).c)
+        return self.upsertion(self.insert(table).from_select(names, chosen), changes)
+
     def each(self, positions: Mapping[str, int]) -> Any:
         return func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
 
@@ -367,6 +407,7 @@ class PostgreSQL(_WithReturning):
 class MySQL(Dialect):
     """MariaDB 10.6 and newer, and MySQL 8: without ``RETURNING``, which they have not both."""
 
+    insert = staticmethod(mysql.insert)
     metadata = mysql_metadata
     has_partial_indexes = False
     # A statement is at most 16 MiB, if the server is as it comes, and PyMySQL writes two characters
@@ -445,9 +486,8 @@ class MySQL(Dialect):
         connection.execute(unless_there, rows)
         return {key: id for key, id in connection.execute(of_callback) if key not in before}
 
-    def upsertion(self, table: Table, changes: Changes) -> Any:
-        statement = mysql.insert(table)
-        return statement.on_duplicate_key_update(list(changes(statement.inserted).items()))
+    def upsertion(self, insertion: Any, changes: Changes) -> Any:
+        return insertion.on_duplicate_key_update(list(changes(insertion.inserted).items()))
 
     def change(
         self,
@@ -524,25 +564,11 @@ def upsert(
 ) -> None:
     """Insert rows, or change those whose key is there.
 
-    :param rows: all of the same columns, with values as the driver takes them.
+    :param rows: all of the same columns, with values that JSON has.
     :param changes: makes the new values of columns from those that were to be inserted, without a
         parameter. MariaDB and MySQL see what stands before a column as changed already.
     """
-    names = tuple(rows[0])
-    text, order = _upsertion(connection.dialect, table, names, changes)
-    # Not by SQLAlchemy's own statement, which looks at each value of each row.
-    parameters = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
-    connection.exec_driver_sql(text, parameters)
-
-
-@lru_cache(maxsize=16)
-def _upsertion(
-    dialect: Any, table: Table, names: tuple[str, ...], changes: Changes
-) -> tuple[str, Sequence[str] | None]:
-    """The text of a statement, and the order of its parameters where they have no names."""
-    statement = DIALECTS[dialect.name].upsertion(table, changes)
-    compiled = statement.compile(dialect=dialect, column_keys=names)
-    return str(compiled), compiled.positiontup
+    dialect_of(connection).upsert(connection, table, rows, changes)
 
 
 def change(

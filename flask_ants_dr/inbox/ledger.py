@@ -42,7 +42,8 @@ _CHARACTERS = 200
 """Of identifiers, which indexes take no longer. ANTS's own are no longer than that."""
 
 #: In which order states that are not final come. One that is final comes after them all.
-_ORDER = {state: number for number, state in enumerate(DeliveryState)}
+_ORDER = {state: f"{number:02}" for number, state in enumerate(DeliveryState)}
+_FINALS = {state for state in DeliveryState if state.is_final}
 _FINAL = "1"
 
 _NEWEST_FIRST = ledger.c.changed_at.desc()
@@ -274,12 +275,19 @@ def record(
     origin = _origin(envelope.source, envelope.url_variables)
     bulk_id = report.bulk_id and report.bulk_id[:_CHARACTERS]
     rows: dict[str, dict[str, Any]] = {}
+    status: Status | None = None
     for key_of_report, message in messages.items():
+        if message.status is not status:  # which many share
+            status = message.status
+            state, said = status.state, json.dumps([status.code, status.name, status.description])
         to = message.to and _as_reported(message.to)
         key = digest(*origin, message.message_id, to)
-        rank = _rank(message) + key_of_report
+        done = message.done_date.timestamp() if message.done_date else None
+        rank = _rank(state, done) + key_of_report
         other = rows.get(key)
         if other is None or rank > other["rank"]:
+            sent = message.send_date.timestamp() if message.send_date else None
+            credit = None if message.credit is None else str(message.credit)
             rows[key] = {
                 "source": envelope.source,
                 "key": key,
@@ -287,9 +295,10 @@ def record(
                 "to_number": to and to[:_CHARACTERS],
                 "bulk_id": bulk_id,
                 "reference": None,
-                "state": message.status.state,
+                "state": state,
                 "rank": rank,
-                "report": _written(message),
+                "status": said,
+                "report": json.dumps([message.sender, credit, sent, done]),
                 "expected_at": None,
                 "reported_at": at,
                 "open_since": None if rank >= _FINAL else at,
@@ -312,8 +321,7 @@ def forget(
     """
     found = [
         row
-        for state in DeliveryState
-        if state.is_final
+        for state in _FINALS
         for row in connection.execute(
             select(ledger.c.id, ledger.c.changed_at)
             .where(ledger.c.source == source, ledger.c.state == state)
@@ -349,6 +357,7 @@ def _forget(connection: Connection, ids: list[int]) -> int:
 _NOTHING_REPORTED: dict[str, Any] = {
     "state": None,
     "rank": "",
+    "status": None,
     "report": None,
     "reported_at": None,
     "reports": 0,
@@ -376,6 +385,7 @@ def _changes(new: Any) -> dict[str, ColumnElement[Any]]:
         "reports": old.reports + new.reports,
         "open_since": case((is_final, null()), else_=_smaller(old.open_since, new.open_since)),
         "state": case((is_later, new.state), else_=old.state),
+        "status": case((is_later, new.status), else_=old.status),
         "report": case((is_later, new.report), else_=old.report),
         # Last, because MariaDB sees what stands before it as changed already.
         "rank": case((is_later, new.rank), else_=old.rank),
@@ -390,32 +400,14 @@ def _larger(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[A
     return case((old.is_(None) | (new > old), new), else_=old)
 
 
-def _rank(message: MessageReport) -> str:
+def _rank(state: DeliveryState, done: float | None) -> str:
     """What tells the later of two reports, as text. The time at which it came does not.
 
     A final state comes after one that is not; of two final ones the later done date counts, of two
     others the state that ANTS has later.
     """
-    state = message.status.state
-    done = max(0.0, message.done_date.timestamp()) if message.done_date else 0.0
-    at, order = f"{done:018.6f}", f"{_ORDER[state]:02}"
-    return f"{_FINAL}{at}{order}" if state.is_final else f"0{order}{at}"
-
-
-def _written(message: MessageReport) -> str:
-    """What a report says, but for its text."""
-    status = message.status
-    return json.dumps(
-        [
-            status.code,
-            status.name,
-            status.description,
-            message.sender,
-            None if message.credit is None else str(message.credit),
-            message.send_date and message.send_date.timestamp(),
-            message.done_date and message.done_date.timestamp(),
-        ]
-    )
+    at, order = f"{max(0.0, done or 0.0):018.6f}", _ORDER[state]
+    return f"{_FINAL}{at}{order}" if state in _FINALS else f"0{order}{at}"
 
 
 def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, ...]:
@@ -440,7 +432,8 @@ def _check_length(name: str, value: str | None) -> None:
 def _entry(row: Row[Any]) -> Entry:
     status = sender = credit = send_date = done_date = None
     if row.report is not None:
-        code, name, description, sender, credit, send_date, done_date = json.loads(row.report)
+        code, name, description = json.loads(row.status)
+        sender, credit, send_date, done_date = json.loads(row.report)
         status = Status(code=code, name=name, description=description)
     return Entry(
         message_id=row.message_id,

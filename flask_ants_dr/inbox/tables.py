@@ -183,7 +183,9 @@ ledger = Table(
     Column("reference", _Name),
     Column("state", _Word),
     Column("rank", _Name, nullable=False),  # the later of two reports has the higher one
-    Column("report", _Text),  # JSON: what the latest said
+    # JSON: what the latest said.
+    Column("status", _Text),
+    Column("report", _Text),
     Column("expected_at", _Time),
     Column("reported_at", _Time),
     Column("open_since", _Time),  # while it is not final
@@ -192,11 +194,19 @@ ledger = Table(
     Index("ix_ants_dr_ledger_to", "source", "to_number"),
     Index("ix_ants_dr_ledger_message", "source", "message_id"),
     Index("ix_ants_dr_ledger_bulk", "source", "bulk_id"),
-    Index("ix_ants_dr_ledger_reference", "source", "reference"),
-    Index("ix_ants_dr_ledger_open", "source", "open_since"),
     Index("ix_ants_dr_ledger_state", "source", "state", "changed_at"),
     **_OPTIONS,
 )
+
+for _name, _column in (("reference", ledger.c.reference), ("open", ledger.c.open_since)):
+    # MariaDB and MySQL have them whole.
+    Index(
+        f"ix_ants_dr_ledger_{_name}",
+        ledger.c.source,
+        _column,
+        postgresql_where=_column.is_not(None),
+        sqlite_where=_column.is_not(None),
+    )
 
 
 def _without_partial_indexes() -> MetaData:

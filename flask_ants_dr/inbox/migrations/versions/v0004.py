@@ -38,6 +38,7 @@ def upgrade() -> None:
         *(sa.Column(name, _NAME) for name in ("to_number", "bulk_id", "reference")),
         sa.Column("state", _WORD),
         sa.Column("rank", _NAME, nullable=False),
+        sa.Column("status", _TEXT),
         sa.Column("report", _TEXT),
         *(sa.Column(name, _TIME) for name in ("expected_at", "reported_at", "open_since")),
         sa.Column("changed_at", _TIME, nullable=False),
@@ -48,8 +49,15 @@ def upgrade() -> None:
         ("to", "to_number"),
         ("message", "message_id"),
         ("bulk", "bulk_id"),
-        ("reference", "reference"),
-        ("open", "open_since"),
         ("state", "state", "changed_at"),
     ):
         op.create_index(f"ix_{_TABLE}_{name}", _TABLE, ["source", *columns])
+    for name, column in (("reference", "reference"), ("open", "open_since")):
+        is_there = sa.text(f"{column} IS NOT NULL")
+        op.create_index(
+            f"ix_{_TABLE}_{name}",
+            _TABLE,
+            ["source", column],
+            postgresql_where=is_there,
+            sqlite_where=is_there,
+        )
