@@ -65,6 +65,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         _limits,
         _validation,
         _inbox,
+        _session,
         _retention,
         _subscribers,
     )
@@ -296,6 +297,19 @@ def _retention(app: Flask, registration: Registration) -> _Found:
 
 def _days(days: float | None) -> str:
     return "for ever" if days is None else f"{round(days, 1):g} days"
+
+
+def _session(app: Flask, registration: Registration) -> _Found:
+    inbox = registration.inbox
+    if inbox and inbox.transaction is None and "sqlalchemy" in app.extensions:
+        yield (
+            "warning",
+            "session",
+            (
+                "the inbox has a database of its own: what a subscriber leaves in db.session"
+                " without a commit is gone; Inbox(session=db.session) commits it, once"
+            ),
+        )
 
 
 def _subscribers(app: Flask, registration: Registration) -> _Found:

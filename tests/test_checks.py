@@ -15,6 +15,7 @@ import pytest
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from openapi_spec_validator import validate
 from sqlalchemy import event
@@ -30,6 +31,7 @@ from flask_ants_dr.checks import check
 from flask_ants_dr.cli import cli
 from flask_ants_dr.encoding import encode
 from flask_ants_dr.inbox import Inbox
+from flask_ants_dr.inbox import bound_inboxes
 from flask_ants_dr.openapi import add_callbacks
 from flask_ants_dr.openapi import openapi_document
 from flask_ants_dr.schemas import Details
@@ -430,3 +432,23 @@ def test_which_of_the_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app()
     assert "Flask-ANTS-DR[fast]" in text(app)
     assert AntsClient(app.test_client()).deliver(make_report()).status_code == 200
+
+
+def test_a_session_that_nobody_commits(tmp_path: Path) -> None:
+    """Where the host has one, and the inbox does not know of it."""
+    for inbox, level in ((Inbox(), "warning"), (Inbox(session=DB.session), None), (None, None)):
+        app = make_app(
+            DeliveryReportBlueprint(inbox=inbox),
+            SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/host.sqlite3",
+            ANTS_DR_INBOX_URL=f"sqlite:///{tmp_path}/inbox.sqlite3" if level else None,
+        )
+        assert "session" not in levels(app)
+        DB.init_app(app)
+        assert levels(app).get("session") == level
+        with app.app_context():
+            DB.engine.dispose()
+        for one in bound_inboxes(app):
+            one.database.close()
+
+
+DB = SQLAlchemy()
