@@ -187,7 +187,7 @@ def campaign(case: str, stack: ExitStack, callbacks: int, messages: int, kills: 
             refusals = sum(senders.map(lambda body: post_until_taken(ports, body), bodies))
         posted.set()
         killer.join()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         pending = "SELECT count(*) FROM ants_dr_messages WHERE state IN ('waiting', 'claimed')"
         while count(pending) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -24,7 +24,6 @@ from uuid import uuid4
 
 from flask import Flask
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from ..dispatch import Transaction
 from ..dispatch import dispatch_envelope
@@ -172,10 +171,11 @@ class Inbox:
         databases: dict[object, Database] = app.extensions.setdefault("ants_dr_databases", {})
         if self.session is not None:
             from .session import HostDatabase
+            from .session import SessionNotReady
 
             database: Database = HostDatabase(app, self.session, self.timeout, url, key)
             of: object = self.session
-            with suppress(RuntimeError, SQLAlchemyError):  # db.init_app(app) may come later
+            with suppress(SessionNotReady):  # db.init_app(app) may come later
                 database.open()
         else:
             of = url = url or f"sqlite:///{Path(app.instance_path, 'ants_dr.sqlite3')}"

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy import Update
 from sqlalchemy import event
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import scoped_session
 
@@ -29,6 +30,10 @@ from .tables import messages
 
 #: A session, or what has the present one: a scoped session, or a function without parameters.
 HostSession = Session | scoped_session[Any] | Callable[[], Session]
+
+
+class SessionNotReady(WrongDatabase):
+    """It has no database, or not yet."""
 
 
 class ClaimLost(Exception):
@@ -151,14 +156,19 @@ class HostDatabase(Database):
     def _found(self) -> Engine:
         """:raises WrongDatabase: an inbox cannot use the session's database."""
         with self._app.app_context():
-            session = self.session()
-            if not isinstance(session, Session):
-                raise WrongDatabase(
-                    "Inbox(session=...) takes a Session of SQLAlchemy, a scoped_session (such as"
-                    " db.session of Flask-SQLAlchemy), or a function that returns the present"
-                    " Session."
-                )
-            bind = session.get_bind(clause=messages)
+            try:
+                session = self.session()
+                bind = session.get_bind(clause=messages) if isinstance(session, Session) else None
+            except (RuntimeError, SQLAlchemyError):
+                raise SessionNotReady(
+                    "The session of Inbox(session=...) has no database: with Flask-SQLAlchemy,"
+                    " db.init_app(app) is missing."
+                ) from None
+        if bind is None:
+            raise WrongDatabase(
+                "Inbox(session=...) takes a Session of SQLAlchemy, a scoped_session (such as"
+                " db.session of Flask-SQLAlchemy), or a function that returns the present Session."
+            )
         engine = bind.engine if isinstance(bind, Connection) else bind
         if engine.dialect.name not in DIALECTS:
             raise WrongDatabase(

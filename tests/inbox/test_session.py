@@ -562,6 +562,14 @@ def test_an_extension_that_meets_the_application_later(tmp_path: Path) -> None:
         bound_inbox(app).probe()
 
 
+def test_an_extension_that_never_meets_the_application() -> None:
+    db = SQLAlchemy()
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox(session=db.session)))
+    response = Ants(app.test_client()).post(many(1))
+    assert response.status_code == 503
+    assert "db.init_app(app) is missing" in response.text
+
+
 def test_what_is_no_session_is_an_error() -> None:
     blueprint = DeliveryReportBlueprint(inbox=Inbox(session=lambda: "db"))  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="takes a Session of SQLAlchemy"):
