@@ -133,6 +133,8 @@ class Batch:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._is_closing = False
+        self.late: set[int] = set()
+        """The messages whose claim had ended before their outcome was marked."""
         self.is_blocked = False
         """Whether a subscriber took longer for a message than the lease."""
 
@@ -189,6 +191,7 @@ class Batch:
                     self._outcomes = outcomes + self._outcomes
                 raise
         for one in late:
+            self.late.add(one.message.id)
             _warn_of_lost(self.inbox, one.message)
 
     def close(self) -> None:
@@ -247,14 +250,18 @@ class Batch:
         row, message, report = attempt.row, attempt.message, attempt.report
         error = TimeoutError(f"it took longer than the lease of {lease:g} s")
         name = self._turns.current
-        outcome = failed(self.inbox, row, message, report, {name: error}, attempt.had_by)
+        had_by = _noted(self.inbox, attempt.had_by)
+        outcome = failed(self.inbox, row, message, report, {name: error}, had_by)
         with self._lock:
             self._outcomes.append(outcome)
         self.inbox.blocked.add(self._thread)
         # In a thread of its own, because whoever hears of it may not return either.
-        arguments = self.inbox, outcome, message, report
-        threading.Thread(target=tell_of_dead, args=arguments, daemon=True).start()
-        self.close()
+        try:
+            self.close()
+        finally:
+            if row.id not in self.late:
+                arguments = self.inbox, outcome, message, report
+                threading.Thread(target=tell_of_dead, args=arguments, daemon=True).start()
 
 
 class _Keeper:
@@ -352,7 +359,7 @@ def dispatch(
                     batch.end(unfinished(inbox, row))
                     raise
                 batch.end(outcome)
-                if outcome and not batch.is_blocked:
+                if outcome and not batch.is_blocked and row.id not in batch.late:
                     tell_of_dead(inbox, outcome, message, report)
     finally:
         batch.close()
@@ -368,7 +375,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
     row, message, report = current.row, current.message, current.report
     if message is None:
         error = LookupError("the configuration in force does not find it in its callback")
-        return failed(inbox, row, message, report, {"": error}, row.had_by)
+        return failed(inbox, row, message, report, {"": error}, _noted(inbox, row.had_by))
     errors: dict[str, Exception] = {}
     waits: list[tuple[float, str]] = []
     arguments = {"message": message, "report": report}
@@ -392,7 +399,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
                     waits.append((raised.seconds, name))
                 elif raised is None or isinstance(raised, Discard):
                     current.had_by += (name,)
-                    is_marked = is_last and turn is not None
+                    is_marked = is_last and turn is not None and turn.is_noted
                 else:
                     errors[name] = raised
                 undoes_note |= bool(raised and turn and turn.is_noted)
@@ -402,8 +409,12 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
     for other in turns.failures:  # of teardown functions after a failure
         if other not in errors.values() and not isinstance(other, RetryLater | Discard):
             errors[""] = other
-    if errors:
-        outcome = failed(inbox, row, message, report, errors, current.had_by)
+    had_by = current.had_by if undoes_note else _noted(inbox, current.had_by)
+    if is_marked and errors:  # of teardown functions, after the last one has had it
+        for failure in errors.values():
+            _logger.error("%s: after message %d was done\n%s", inbox.source, row.id, trace(failure))
+    elif errors:
+        outcome = failed(inbox, row, message, report, errors, had_by)
         return replace(outcome, undoes_note=undoes_note)
     if waits:
         seconds, name = min(waits)
@@ -414,7 +425,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
             State.WAITING,
             row.attempts,
             due_at,
-            current.had_by,
+            had_by,
             failed_by=name,
             undoes_note=undoes_note,
         )
@@ -435,6 +446,14 @@ def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> T
     return inbox.host.turn(note)
 
 
+def _noted(inbox: BoundInbox, had_by: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Who has had a message, but where the notes in the host's own transactions say so.
+
+    What a subscriber has committed by the time that an outcome is marked, only they know.
+    """
+    return had_by if inbox.host is None else None
+
+
 def _warn_of_lost(inbox: BoundInbox, row: Claimed) -> None:
     _logger.warning(
         "%s: the claim of message %d had ended before its outcome was marked; it may have been"
@@ -450,7 +469,7 @@ def failed(
     message: MessageReport | None,
     report: DeliveryReport,
     errors: Mapping[str, Exception],
-    had_by: tuple[str, ...],
+    had_by: tuple[str, ...] | None,
 ) -> Outcome:
     """The outcome of an attempt in which subscribers raised, by their names."""
     options = inbox.options
@@ -488,7 +507,8 @@ def unfinished(inbox: BoundInbox, row: Claimed) -> Outcome:
     attempts = row.attempts + 1
     is_dead = attempts >= inbox.options.max_attempts
     state = State.DEAD if is_dead else State.WAITING
-    return Outcome(row, state, attempts, time.time(), row.had_by, None, messages.LOST)
+    had_by = _noted(inbox, row.had_by)
+    return Outcome(row, state, attempts, time.time(), had_by, None, messages.LOST)
 
 
 def tell_of_dead(

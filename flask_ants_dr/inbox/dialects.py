@@ -271,33 +271,26 @@ class SQLite(_WithReturning):
 
     @contextmanager
     def settings(self, connection: Connection, timeout: float, *, durable: bool) -> Iterator[None]:
-        cursor = connection.connection.cursor()
+        driver_connection: Any = connection.connection.driver_connection
+        cursor = driver_connection.cursor()
         settings = {
             "busy_timeout": round(timeout * 1000),
             "synchronous": _FULL if durable else _NORMAL,
         }
         before = {name: _pragma(cursor, name) for name in settings}
-        changed = [name for name, value in settings.items() if before[name] != value]
+        changed = {name: value for name, value in settings.items() if before[name] != value}
+        if driver_connection.in_transaction and is_in_memory(connection.engine.url):
+            changed = {}  # it is another's, in the one connection that there is
         try:
-            for name in changed:
-                cursor.execute(f"PRAGMA {name}={settings[name]}")
+            _set(driver_connection, cursor, changed)
             yield
         finally:
-            for name in changed:
-                cursor.execute(f"PRAGMA {name}={before[name]}")
+            _set(driver_connection, cursor, {name: before[name] for name in changed})
 
     def begin(
         self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
     ) -> None:
-        # SQLAlchemy takes it for begun, and the driver waits for the first write.
-        driver_connection: Any = connection.connection.driver_connection
-        if driver_connection.in_transaction:
-            if not writes or is_in_memory(connection.engine.url):
-                return
-            # By an event of a host's engine, as a reader.
-            connection.exec_driver_sql("COMMIT")
-        # At once a writer: a reader that becomes one while another writes fails without waiting.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        begin_sqlite(connection, writes=writes)
 
     @contextmanager
     def written_through(self, connection: Connection) -> Iterator[None]:
@@ -320,6 +313,27 @@ def is_in_memory(url: URL) -> bool:
         return False
     name = url.database or ":memory:"
     return name.endswith(":memory:") or url.query.get("mode") == "memory"
+
+
+def begin_sqlite(connection: Connection, *, writes: bool) -> None:
+    """Begin what SQLAlchemy takes for begun, while the driver waits for the first write."""
+    driver_connection: Any = connection.connection.driver_connection
+    if driver_connection.in_transaction:
+        if not writes or is_in_memory(connection.engine.url):
+            return
+        # By an event of a host's engine, or by the driver, as a reader.
+        connection.exec_driver_sql("COMMIT")
+    # At once a writer: a reader that becomes one while another writes fails without waiting.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _set(driver_connection: Any, cursor: Any, settings: Mapping[str, int]) -> None:
+    if (
+        settings and driver_connection.in_transaction
+    ):  # an empty one, of a driver that has one always
+        cursor.execute("COMMIT")
+    for name, value in settings.items():
+        cursor.execute(f"PRAGMA {name}={value}")
 
 
 def _pragma(cursor: Any, name: str) -> int:

@@ -65,7 +65,8 @@ class Outcome:
     """How often it has been tried by now."""
     due_at: float = 0.0
     """When the next attempt is, where it waits for one."""
-    had_by: tuple[str, ...] = ()
+    had_by: tuple[str, ...] | None = ()
+    """``None`` where the notes in the host's own transactions say so."""
     failed_by: str | None = None
     error: str | None = None
     is_marked: bool = False
@@ -233,8 +234,9 @@ def mark(
             "state": first.state,
             "claim": None,
             "attempts": first.attempts,
-            "had_by": json.dumps(first.had_by) if first.had_by else None,
         }
+        if first.had_by is not None:
+            values["had_by"] = json.dumps(first.had_by) if first.had_by else None
         is_finished = first.state in {State.DONE, State.DEAD}
         values |= {"finished_at": now} if is_finished else {"due_at": first.due_at}
         if is_finished or first.error is not None:  # else what failed before still stands
@@ -295,7 +297,7 @@ def renew(connection: Connection, token: str, until: float) -> None:
 
 def release(connection: Connection, token: str, ids: Sequence[int], now: float) -> None:
     """Give back messages that were claimed and not begun."""
-    ours = among(connection, messages.c.id, ids) & (messages.c.claim == token)
+    ours = among(connection, messages.c.id, ids) & (messages.c.claim == token) & is_claimed
     values = {"state": State.WAITING, "claim": None, "due_at": now}
     connection.execute(update(messages).where(ours).values(values))
 
@@ -347,7 +349,13 @@ def retry(
 
     Subscribers that had them are not called again.
     """
-    values = {"state": State.WAITING, "attempts": 0, "due_at": now, "finished_at": None}
+    values = {
+        "state": State.WAITING,
+        "claim": None,
+        "attempts": 0,
+        "due_at": now,
+        "finished_at": None,
+    }
     return _change(connection, source, is_dead, ids, limit, values)
 
 
@@ -366,6 +374,7 @@ def redeliver(
     """
     values = {
         "state": State.WAITING,
+        "claim": None,
         "attempts": 0,
         "due_at": now,
         "finished_at": None,

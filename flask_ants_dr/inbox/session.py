@@ -9,27 +9,36 @@ from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from contextlib import suppress
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any
 
 from flask import Flask
+from flask import g
 from sqlalchemy import URL
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import Update
 from sqlalchemy import event
 from sqlalchemy import make_url
+from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import scoped_session
+from sqlalchemy.util import ThreadLocalRegistry
 
 from ..signals import Discard
 from .database import Database
 from .database import WrongDatabase
 from .dialects import DIALECTS
+from .dialects import begin_sqlite
 from .tables import messages
 
 #: A session, or what has the present one: a scoped session, or a function without parameters.
 HostSession = Session | scoped_session[Any] | Callable[[], Session]
+
+
+# What a session that has several databases is asked for its engine with.
+_WRITES = update(messages)
 
 
 class SessionNotReady(WrongDatabase):
@@ -54,23 +63,28 @@ class Turn:
     def __init__(self, host: HostDatabase, note: Callable[[], Update] | None = None) -> None:
         self._host = host
         self._note = note
+        self._session: Session | None = None
+        self._context: object = None
+        self._thread = get_ident()
+        self._noting: Session | None = None
         self.is_lost = False
         """Whether the claim had ended, so that nothing was committed."""
         self.is_noted = False
-        """Whether the note was written, though not whether it was committed."""
+        """Whether the note was committed."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What the subscriber does in the session: committed, or rolled back if it raises."""
         session, token = self._host.session, _turn.set(self)
+        self._session, self._context = session(), g._get_current_object()
         try:
             try:
                 yield
             except Discard:
                 session().rollback()
-                session().commit()  # the note
+                _commit(session())  # the note
                 raise
-            session().commit()
+            _commit(session())
         except BaseException:
             with suppress(Exception):  # it may be what fails
                 session().rollback()
@@ -78,27 +92,67 @@ class Turn:
         finally:
             _turn.reset(token)
 
-    def begin(self, session: Session, connection: Connection) -> None:
-        """Begin on SQLite, where the driver would take a savepoint for all of the transaction."""
-        if not self._host.is_sqlite or session is not self._host.session():
-            return
-        driver_connection: Any = connection.connection.driver_connection
-        if not driver_connection.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    def begins(self, session: Session, connection: Connection) -> None:
+        """See to it that a transaction is one, on SQLite, and that of the turn.
 
-    def commit(self, session: Session) -> None:
+        :raises RuntimeError: the session is another one in this thread.
+        """
+        if not self._is_ours(session):
+            return
+        if self._host.is_thread_scoped and get_ident() != self._thread:
+            raise RuntimeError(
+                "an async subscriber runs in a thread of its own, where this session is another:"
+                " scope it to the application context, as Flask-SQLAlchemy does"
+            )
+        is_joined = isinstance(session.bind, Connection) or connection.in_nested_transaction()
+        if self._host.is_sqlite and connection.engine.url == self._host.url and not is_joined:
+            # The driver waits for the first write, and would take a savepoint for a transaction;
+            # and a reader cannot become a writer where another one has written meanwhile.
+            begin_sqlite(connection, writes=True)
+
+    def commits(self, session: Session) -> None:
         """Write the note.
 
         :raises ClaimLost: the claim had ended.
         """
-        is_whole = session is self._host.session() and not session.in_nested_transaction()
+        is_whole = self._is_ours(session) and not session.in_nested_transaction()
         if not is_whole or not self._note:
             return
         result: Any = session.execute(self._note())
         if result.rowcount != 1:
             self.is_lost = True
             raise ClaimLost
-        self.is_noted = True
+        self._noting = session
+
+    def has_committed(self, session: Session) -> None:
+        """Only now the note stands: where a commit fails, nobody knows."""
+        if session is self._noting and not session.in_nested_transaction():
+            self.is_noted = True
+
+    def _is_ours(self, session: Session) -> bool:
+        """Whether it is the session of the turn, or what a subscriber has exchanged it for.
+
+        In a context within that of the turn the host's session is another one.
+        """
+        if session is self._session:
+            return True
+        is_here = bool(g) and g._get_current_object() is self._context
+        if is_here and session is self._host.session():
+            self._session = session
+            return True
+        return False
+
+
+def _commits_each_statement(driver_connection: Any) -> bool:
+    # PyMySQL has a method of that name that sets it, and another one that says so.
+    says = getattr(driver_connection, "get_autocommit", None)
+    return (says() if says else getattr(driver_connection, "autocommit", None)) is True
+
+
+def _commit(session: Session) -> None:
+    if not session.in_transaction():  # which not every session begins itself
+        session.begin()
+    session.commit()
 
 
 _turn: ContextVar[Turn | None] = ContextVar("flask_ants_dr_turn", default=None)
@@ -107,7 +161,7 @@ _turn: ContextVar[Turn | None] = ContextVar("flask_ants_dr_turn", default=None)
 @event.listens_for(Session, "after_begin")
 def _after_begin(session: Session, transaction: object, connection: Connection) -> None:
     if turn := _turn.get():
-        turn.begin(session, connection)
+        turn.begins(session, connection)
 
 
 @event.listens_for(Session, "before_commit")
@@ -115,7 +169,13 @@ def _before_commit(session: Session) -> None:
     # Not before the subscriber is called: it could begin no transaction itself then, and where it
     # rolls back and goes on the note would be gone.
     if turn := _turn.get():
-        turn.commit(session)
+        turn.commits(session)
+
+
+@event.listens_for(Session, "after_commit")
+def _after_commit(session: Session) -> None:
+    if turn := _turn.get():
+        turn.has_committed(session)
 
 
 class HostDatabase(Database):
@@ -135,6 +195,9 @@ class HostDatabase(Database):
         self._configured = url
         self._key = key
         self.session = session if callable(session) else lambda: session
+        registry = session.registry if isinstance(session, scoped_session) else None
+        self.is_thread_scoped = isinstance(registry, ThreadLocalRegistry)
+        """Whether each thread has a session of its own."""
         self._set_up(timeout)
 
     @property
@@ -147,6 +210,16 @@ class HostDatabase(Database):
     def _make_engine(self, *, is_patient: bool) -> Engine:
         return self.open()
 
+    def _make_current(self, engine: Engine, ends: float) -> None:
+        super()._make_current(engine, ends)
+        with engine.connect() as connection:
+            if _commits_each_statement(connection.connection.driver_connection):
+                self._is_current = False
+                raise WrongDatabase(
+                    "The engine of Inbox(session=...) commits each statement (AUTOCOMMIT), so that"
+                    " nothing can be rolled back: take another isolation level."
+                )
+
     def open(self) -> Engine:
         if self._engine is None:
             with self._opening:
@@ -158,16 +231,18 @@ class HostDatabase(Database):
         with self._app.app_context():
             try:
                 session = self.session()
-                bind = session.get_bind(clause=messages) if isinstance(session, Session) else None
+                is_session = isinstance(session, Session) and self.session() is session
+                bind = session.get_bind(clause=_WRITES) if is_session else None
             except (RuntimeError, SQLAlchemyError):
                 raise SessionNotReady(
-                    "The session of Inbox(session=...) has no database: with Flask-SQLAlchemy,"
-                    " db.init_app(app) is missing."
+                    "The session of Inbox(session=...) has no database: db.init_app(app) is"
+                    " missing or, where it has binds, one for the inbox's tables."
                 ) from None
         if bind is None:
             raise WrongDatabase(
                 "Inbox(session=...) takes a Session of SQLAlchemy, a scoped_session (such as"
-                " db.session of Flask-SQLAlchemy), or a function that returns the present Session."
+                " db.session of Flask-SQLAlchemy), or a function that returns the present Session,"
+                " and not a new one each time."
             )
         engine = bind.engine if isinstance(bind, Connection) else bind
         if engine.dialect.name not in DIALECTS:
@@ -188,7 +263,7 @@ class HostDatabase(Database):
         :raises InboxUnavailable: the tables are missing, or another release's.
         """
         self.prepare()
-        return self.session().connection(bind_arguments={"clause": messages})
+        return self.session().connection(bind_arguments={"clause": _WRITES})
 
     def turn(self, note: Callable[[], Update] | None = None) -> Turn:
         """A subscriber's turn in the session.

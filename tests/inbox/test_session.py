@@ -97,6 +97,10 @@ class Host:
             chosen = sa.select(Effect.of).order_by(Effect.id)
             return list(self.db.session.scalars(chosen))
 
+    @property
+    def inbox_engine(self) -> sa.Engine:
+        return bound_inbox(self.app).database.open()
+
     def close(self) -> None:
         with self.app.app_context():
             for engine in self.db.engines.values():
@@ -642,3 +646,217 @@ def test_a_lease_holds_in_the_hosts_database(
         assert host.effects == []
         assert [type(error).__name__ for error in returned] == ["ClaimLost"]
         assert counts(host.app) == {"pending": 1, "done": 0, "dead": 0}
+
+
+def test_what_was_noted_before_an_interruption_stays(make_host: MakeHost) -> None:
+    """Ctrl-C ends a process as SIGKILL does."""
+    host = make_host(eager=False, backoff=0.0)
+    interruptions: list[BaseException] = [KeyboardInterrupt()]
+
+    @host.connect()
+    def one(app: Flask, message: Any, **extra: Any) -> None:
+        host.write("one")
+
+    @host.connect()
+    def two(app: Flask, message: Any, **extra: Any) -> None:
+        host.write("two")
+        host.db.session.commit()
+        if interruptions:
+            raise interruptions.pop()
+
+    @host.connect()
+    def three(app: Flask, message: Any, **extra: Any) -> None:
+        host.write("three")
+
+    host.ants.post(many(1))
+    with pytest.raises(KeyboardInterrupt):
+        bound_inbox(host.app).take()
+    drain(host.app)
+    assert host.effects == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+def test_a_lease_that_ends_while_one_of_two_commits(make_host: MakeHost) -> None:
+    """SQLite's one writer is the subscriber: the mark of its failure comes after its note."""
+    host = make_host(eager=False, lease=0.2, backoff=0.0)
+    waits = [True]
+
+    @host.connect()
+    def one(app: Flask, message: Any, **extra: Any) -> None:
+        host.write("one")
+        if waits.pop() if waits else False:
+            wait_for(lambda: bound_inbox(host.app).blocked)
+
+    @host.connect()
+    def two(app: Flask, message: Any, **extra: Any) -> None:
+        host.write("two")
+
+    host.ants.post(many(1))
+    inbox = bound_inbox(host.app)
+    inbox.take()
+    wait_for(lambda: not delivery._keeper._batches)
+    inbox.blocked.clear()
+    drain(host.app)
+    assert sorted(host.effects) == ["one", "two"]
+
+
+def test_a_context_within_the_turn_has_a_session_of_its_own(make_host: MakeHost) -> None:
+    """What a helper commits there is not what the subscriber does: it takes no note along."""
+    host = make_host(eager=False)
+
+    class Killed(KeyboardInterrupt):
+        pass
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        with app.app_context():
+            host.write("within")
+            host.db.session.commit()
+        host.write("never")
+        raise Killed
+
+    host.ants.post(many(1))
+    with pytest.raises(Killed):
+        bound_inbox(host.app).take()
+    assert host.effects == ["within"]
+    assert counts(host.app) == {"pending": 1, "done": 0, "dead": 0}
+
+
+def test_a_connection_that_is_lost_in_a_commit(make_host: MakeHost) -> None:
+    """Whether it was done, nobody is told: the database knows."""
+    host = make_host(backoff=0.0)
+    lost = [True]
+
+    @sa.event.listens_for(host.inbox_engine, "commit")
+    def commit(connection: sa.Connection) -> None:
+        if connection.info.pop("loses", False) and lost:
+            lost.clear()
+            driver_connection: Any = connection.connection.driver_connection
+            driver_connection.commit()
+            raise sa.exc.OperationalError("COMMIT", {}, OSError("the answer never came"))
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        host.write(message.message_id)
+        host.db.session.connection().info["loses"] = True
+
+    host.ants.post(many(1))
+    drain(host.app)
+    assert not lost
+    assert host.effects == ["m0"]
+    assert counts(host.app)["done"] == 1
+
+
+def test_another_database_on_a_server(make_host: MakeHost, tmp_path: Path, postgresql: Any) -> None:
+    """Of a host whose inbox is in SQLite."""
+    db = SQLAlchemy()
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(session=db.session)),
+        SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path}/main.sqlite3",
+        SQLALCHEMY_BINDS={"server": postgresql.get_uri("postgres", "psycopg")},
+    )
+    db.init_app(app)
+    answers = []
+
+    def subscriber(app: Flask, **extra: Any) -> None:
+        server = {"bind": db.engines["server"]}
+        answers.append(db.session.scalar(sa.text("SELECT 41 + 1"), bind_arguments=server))
+
+    message_reported.connect(subscriber, sender=app)
+    assert Ants(app.test_client()).post(many(1)).status_code == 200
+    assert answers == [42]
+    assert counts(app)["done"] == 1
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()
+
+
+def test_a_teardown_that_fails_after_the_last(
+    make_host: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is done all the same, and nobody is told that it is dead."""
+    host = make_host(max_attempts=1, eager=False)
+    dead: list[Any] = []
+    host.connect(message_dead)(lambda app, **extra: dead.append(extra))
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        host.write(message.message_id)
+
+    @host.app.teardown_appcontext
+    def teardown(error: BaseException | None) -> None:
+        raise ZeroDivisionError
+
+    with suppress(ZeroDivisionError):  # of the request's own context
+        host.ants.post(many(1))
+    bound_inbox(host.app).take()
+    host.app.teardown_appcontext_funcs.remove(teardown)
+    assert counts(host.app) == {"pending": 0, "done": 1, "dead": 0}
+    assert not dead
+    assert "after message 1 was done" in caplog.text
+
+
+@pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
+def test_an_engine_that_commits_each_statement(inbox_url: str) -> None:
+    engine = sa.create_engine(inbox_url, isolation_level="AUTOCOMMIT")
+    session = scoped_session(sessionmaker(engine))
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox(session=session)))
+    bound_inbox(app).database.create_tables()
+    response = Ants(app.test_client()).post(many(1))
+    assert response.status_code == 503
+    assert "AUTOCOMMIT" in response.text
+    session.remove()
+    engine.dispose()
+
+
+def test_a_session_made_anew_each_time(inbox_url: str) -> None:
+    engine = sa.create_engine(inbox_url)
+    blueprint = DeliveryReportBlueprint(inbox=Inbox(session=sessionmaker(engine)))
+    with pytest.raises(ValueError, match="not a new one each time"):
+        make_app(blueprint)
+    engine.dispose()
+
+
+def test_a_coroutine_whose_session_is_its_threads(
+    inbox_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing that it writes would be committed."""
+    engine = sa.create_engine(inbox_url)
+    session = scoped_session(sessionmaker(engine))
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox(session=session)))
+    bound_inbox(app).database.create_tables()
+
+    async def subscriber(app: Flask, **extra: Any) -> None:
+        try:
+            session.execute(sa.text("SELECT 1"))
+        finally:
+            session.remove()
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(1))
+    wait_for(lambda: not delivery._keeper._batches)
+    assert counts(app) == {"pending": 1, "done": 0, "dead": 0}
+    assert "scope it to the application context" in caplog.text
+    session.remove()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite", "postgresql"], indirect=True)
+def test_a_session_that_begins_nothing_itself(inbox_url: str) -> None:
+    engine = sa.create_engine(inbox_url)
+    session = scoped_session(sessionmaker(engine, autobegin=False))
+    app = make_app(DeliveryReportBlueprint(inbox=Inbox(session=session)))
+    inbox = bound_inbox(app)
+    inbox.database.create_tables()
+    Base.metadata.create_all(engine)
+
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        if message.message_id == "m1":
+            with session.begin():
+                session.add(Effect(of=message.message_id, by=""))
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(2))
+    assert counts(app)["done"] == 2
+    session.remove()
+    engine.dispose()
