@@ -18,6 +18,7 @@ beat, or a ``work`` process, take up what was never enqueued and what failed::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 try:
@@ -32,6 +33,10 @@ from .delivery import BATCH
 from .inbox import bound_inboxes
 
 _SWEEP = 10_000
+
+# How many tasks take up what has been tried before, and for how many seconds each.
+_DRAINS = 10
+_DRAIN = 20.0
 
 # Seconds. What lies in the broker for longer has been enqueued again by a sweep.
 _EXPIRES = 300
@@ -58,6 +63,16 @@ def dispatch(source: str, ids: Sequence[int]) -> None:
             inbox.take(ids)
 
 
+@shared_task(name="flask_ants_dr.drain", ignore_result=True)  # type: ignore[untyped-decorator]
+def drain(source: str) -> None:
+    """Dispatch what is due, for 20 seconds at most; what has been tried before one by one."""
+    end = time.monotonic() + _DRAIN
+    for inbox in bound_inboxes(current_app):
+        if inbox.source == source:
+            while time.monotonic() < end and inbox.take():
+                pass
+
+
 @shared_task(name="flask_ants_dr.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """Enqueue what is due: what the broker did not take, what failed, what a dead worker held.
@@ -67,7 +82,8 @@ def sweep() -> None:
     inboxes = bound_inboxes(current_app)
     for inbox in inboxes:
         enqueue(inbox.source, inbox.due(_SWEEP))
-        for id in inbox.due(_SWEEP, alone=True):
-            enqueue(inbox.source, [id])  # each alone, because one of them may end its worker
+        # Not their ids, of which each sweep would enqueue those again that still wait.
+        for _ in inbox.due(_DRAINS, alone=True):
+            drain.apply_async((inbox.source,), retry=False, ignore_result=True, expires=_DRAIN)
     for inbox in inboxes:
         inbox.retain(if_due=True)
