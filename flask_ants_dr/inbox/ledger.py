@@ -224,6 +224,32 @@ class Ledger:
             return [_entry(row) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
 
+    def counts(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> dict[DeliveryState | None, int]:
+        """How many messages there are in each state; under ``None``, those that nothing has been
+        reported of.
+
+        :param since: when they were last expected or reported, at the earliest; aware.
+        :param until: before when they were; aware.
+        :raises InboxUnavailable: the database failed.
+        """
+        is_theirs = [ledger.c.source == self._inbox.source]
+        if since is not None:
+            is_theirs.append(ledger.c.changed_at >= since.timestamp())
+        if until is not None:
+            is_theirs.append(ledger.c.changed_at < until.timestamp())
+        states = (None, *DeliveryState)
+        # One subquery for each: of all states together, no index has a range of time.
+        counted = select(
+            *(
+                select(func.count()).where(*is_theirs, ledger.c.state == state).scalar_subquery()
+                for state in states
+            )
+        )
+        with self._inbox.database.begin(writes=False) as connection:
+            return dict(zip(states, connection.execute(counted).one(), strict=True))
+
     def overdue(self, after: timedelta, *, limit: int = 100) -> list[Entry]:
         """The messages that were expected or reported so long ago, and are not final.
 
