@@ -133,21 +133,22 @@ def figures(
             histogram=_histogram(database),
             over_time=_over_time(ledger, start, width, bars),
             start=start,
-            messages=[_message(entry) for entry in found[:show]],
+            messages=[_message(database, entry) for entry in found[:show]],
             has_more=len(found) > show,
         )
 
 
 def message(ledger: Ledger, message_id: str, end: str) -> Message | None:
     """A message by the key of the records."""
-    for entry in ledger.find(message_id=message_id):
-        if (found := _message(entry)).key[1] == end:
-            return found
+    with records.transaction() as database:
+        for entry in ledger.find(message_id=message_id):
+            if (found := _message(database, entry)).key[1] == end:
+                return found
     return None
 
 
-def _message(entry: Entry) -> Message:
-    return Message(entry, records.history(entry.message_id, entry.to))
+def _message(database: sqlite3.Connection, entry: Entry) -> Message:
+    return Message(entry, records.history(database, entry.message_id, entry.to))
 
 
 def _percentile(database: sqlite3.Connection, share: float) -> float | None:

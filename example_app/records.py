@@ -108,13 +108,12 @@ def record(message: MessageReport) -> None:
         database.execute(_RECORD, row)
 
 
-def history(message_id: str, to: str | None) -> list[sqlite3.Row]:
+def history(database: sqlite3.Connection, message_id: str, to: str | None) -> list[sqlite3.Row]:
     """All that was reported on a message, in the order in which it came."""
-    with closing(connect()) as database:
-        return database.execute(
-            "SELECT * FROM example_history WHERE (message_id, number_end) = (?, ?) ORDER BY id",
-            key(message_id, to),
-        ).fetchall()
+    return database.execute(
+        "SELECT * FROM example_history WHERE (message_id, number_end) = (?, ?) ORDER BY id",
+        key(message_id, to),
+    ).fetchall()
 
 
 def _problems(message: MessageReport) -> dict[str, str]:
