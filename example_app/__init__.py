@@ -31,7 +31,7 @@ def create_app() -> Flask:
     app.config["ANTS_DR_INBOX_URL"] = f"sqlite:///{path}"
     # For a demo that is soon over: with the defaults a message is dead after hours of trying, and
     # what a process held that was stopped waits for five minutes.
-    inbox = Inbox(max_attempts=3, backoff=2.0, lease=10.0)
+    inbox = Inbox(ledger=True, max_attempts=3, backoff=2.0, lease=10.0)
     app.register_blueprint(DeliveryReportBlueprint(inbox=inbox))
     app.register_blueprint(page.page)
     records.init_app(app, path)

@@ -1,19 +1,25 @@
-"""What the page shows: numbers from the records, all of them of one moment."""
+"""What the page shows: of the messages' states from the inbox's ledger, of the rest from the
+records."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
 
 from flask_ants_dr import DeliveryState
+from flask_ants_dr.inbox import Entry
+from flask_ants_dr.inbox import Ledger
 
 from . import records
 
 PAGE = 25
-"""How many messages are on one page."""
+"""How many messages are listed at first, and how many more each time."""
 
 RANGES = {"5m": (10, 30), "1h": (120, 30), "1d": (3600, 24)}
 """What the chart over time can show: the seconds of one bar, and how many there are."""
@@ -21,28 +27,58 @@ RANGES = {"5m": (10, 30), "1h": (120, 30), "1d": (3600, 24)}
 EDGES = (1, 2, 5, 10, 15, 20, 30, 60, 300, 3600)
 """Where the histogram's bars end, in seconds. The last one has no end."""
 
-GROUPS: Mapping[str, tuple[DeliveryState, ...]] = {
+OVERDUE = timedelta(seconds=15)
+"""For a demo that is soon over. Operators take minutes, and a phone that is off takes days."""
+
+GROUPS: Mapping[str, tuple[DeliveryState | None, ...]] = {
     "delivered": (DeliveryState.DELIVERED,),
     "failed": (DeliveryState.UNDELIVERED, DeliveryState.EXPIRED, DeliveryState.REJECTED),
-    "underway": (DeliveryState.ACCEPTED, DeliveryState.PENDING),
+    "underway": (None, DeliveryState.ACCEPTED, DeliveryState.PENDING),
     "other": (DeliveryState.COMPLETED, DeliveryState.UNKNOWN),
 }
 GROUP_OF = {state: group for group, states in GROUPS.items() for state in states}
 
-_FILTERS = {
-    "state": "state = ?",
-    "sender": "sender = ? COLLATE NOCASE",
-    # By its beginning, which is all that the page shows of it.
-    "bulk": "instr(bulk_id, ?) = 1",
-}
 
-Place = tuple[float, int]
-"""Of a message in the list, which has the latest change first: when it changed, and its id."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is known of one: the ledger's entry, and all that was reported."""
+
+    entry: Entry
+    reports: Sequence[sqlite3.Row] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return records.key(self.entry.message_id, self.entry.to)
+
+    @property
+    def sent_at(self) -> datetime | None:
+        return self.entry.send_date or self.entry.expected_at
+
+    @property
+    def seconds(self) -> float | None:
+        """From send to done."""
+        if self.entry.send_date is None or self.entry.done_date is None:
+            return None
+        return (self.entry.done_date - self.entry.send_date).total_seconds()
+
+    @property
+    def text(self) -> str:
+        return next((one["text"] for one in reversed(self.reports) if one["text"]), "")
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why members could not be read, by their names."""
+        found: dict[str, str] = {}
+        for report in self.reports:
+            found |= json.loads(report["problems"])
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    by_state: Mapping[DeliveryState, int]
+    counts: Mapping[DeliveryState | None, int]
+    """By state; ``None`` for what was sent and nothing is reported of."""
+    overdue: int
     median: float | None
     """Seconds from send to done."""
     percentile_95: float | None
@@ -52,77 +88,74 @@ class Figures:
     """By group: one number for each bar, the oldest first."""
     start: float
     """When the first bar begins."""
-    senders: Sequence[str]
-    messages: Sequence[sqlite3.Row]
+    messages: Sequence[Message]
     has_more: bool
 
     @property
     def total(self) -> int:
-        return sum(self.by_state.values())
+        return sum(self.counts.values())
 
     @property
     def delivery_rate(self) -> float | None:
         """The delivered ones among those that have come to an end."""
-        ended = sum(count for state, count in self.by_state.items() if state.is_final)
-        return self.by_state[DeliveryState.DELIVERED] / ended if ended else None
+        ended = sum(count for state, count in self.counts.items() if state and state.is_final)
+        return self.counts[DeliveryState.DELIVERED] / ended if ended else None
 
 
 def figures(
+    ledger: Ledger,
     now: float,
     *,
     range_: str = "5m",
-    filters: Mapping[str, str] | None = None,
-    before: Place | None = None,
+    state: DeliveryState | None = None,
+    message_id: str | None = None,
+    bulk_id: str | None = None,
+    show: int = PAGE,
 ) -> Figures:
     """Read everything.
 
     :param now: seconds since 1970.
     :param range_: one of :data:`RANGES`.
-    :param filters: which messages are listed: by ``state``, ``sender`` and ``bulk``.
-    :param before: list what comes after this place, and not from the beginning.
+    :param state: of the messages that are listed.
+    :param message_id: of them.
+    :param bulk_id: of them.
+    :param show: how many are listed, at most: those that changed last.
     """
     width, bars = RANGES[range_]
     start = (now // width - bars + 1) * width
+    found = ledger.find(state=state, message_id=message_id, bulk_id=bulk_id, limit=show + 1)
     with records.transaction() as database:
-        listed = _latest(database, filters or {}, before)
         return Figures(
-            by_state=_by_state(database),
+            counts=ledger.counts(),
+            overdue=ledger.count_overdue(OVERDUE),
             median=_percentile(database, 0.5),
             percentile_95=_percentile(database, 0.95),
             histogram=_histogram(database),
-            over_time=_over_time(database, start, width, bars),
+            over_time=_over_time(ledger, start, width, bars),
             start=start,
-            senders=_senders(database),
-            messages=listed[:PAGE],
-            has_more=len(listed) > PAGE,
+            messages=[_message(database, entry) for entry in found[:show]],
+            has_more=len(found) > show,
         )
 
 
-def message(id: int) -> tuple[sqlite3.Row, list[sqlite3.Row], list[sqlite3.Row]] | None:
-    """A message, all that was reported on it, in the order in which it came, and what of that could
-    not be read."""
+def message(ledger: Ledger, message_id: str, end: str) -> Message | None:
+    """A message by the key of the records."""
     with records.transaction() as database:
-        found = database.execute("SELECT * FROM example_messages WHERE id = ?", (id,)).fetchone()
-        reports = database.execute(
-            "SELECT * FROM example_reports WHERE message = ? ORDER BY id", (id,)
-        ).fetchall()
-        problems = database.execute(
-            "SELECT * FROM example_problems WHERE message = ? ORDER BY member", (id,)
-        ).fetchall()
-    return found and (found, reports, problems)
+        for entry in ledger.find(message_id=message_id):
+            if (found := _message(database, entry)).key[1] == end:
+                return found
+    return None
 
 
-def _by_state(database: sqlite3.Connection) -> dict[DeliveryState, int]:
-    rows = database.execute("SELECT state, count(*) FROM example_messages GROUP BY state")
-    found = dict(map(tuple, rows))
-    return {state: found.get(state, 0) for state in DeliveryState}
+def _message(database: sqlite3.Connection, entry: Entry) -> Message:
+    return Message(entry, records.history(database, entry.message_id, entry.to))
 
 
 def _percentile(database: sqlite3.Connection, share: float) -> float | None:
     """By the nearest rank."""
     row = database.execute(
-        "SELECT seconds FROM example_messages WHERE seconds >= 0 ORDER BY seconds LIMIT 1 OFFSET"
-        " (SELECT max(0, ceil(count(*) * ?) - 1) FROM example_messages WHERE seconds >= 0)",
+        "SELECT seconds FROM example_history WHERE seconds >= 0 ORDER BY seconds LIMIT 1 OFFSET"
+        " (SELECT max(0, ceil(count(*) * ?) - 1) FROM example_history WHERE seconds >= 0)",
         (share,),
     ).fetchone()
     return float(row["seconds"]) if row else None
@@ -132,48 +165,20 @@ def _histogram(database: sqlite3.Connection) -> list[int]:
     bar = " ".join(f"WHEN seconds < {edge} THEN {bar}" for bar, edge in enumerate(EDGES))
     rows = database.execute(
         f"SELECT CASE {bar} ELSE {len(EDGES)} END AS bar, count(*)"  # noqa: S608  # numbers of ours
-        " FROM example_messages WHERE seconds >= 0 GROUP BY bar"
+        " FROM example_history WHERE seconds >= 0 GROUP BY bar"
     )
     found = dict(map(tuple, rows))
     return [found.get(bar, 0) for bar in range(len(EDGES) + 1)]
 
 
-def _over_time(
-    database: sqlite3.Connection, start: float, width: int, bars: int
-) -> dict[str, list[int]]:
-    counts = {group: [0] * bars for group in GROUPS}
-    rows = database.execute(
-        "SELECT state, CAST((recorded_at - ?) / ? AS INTEGER) AS bar, count(*) AS count"
-        " FROM example_messages WHERE recorded_at >= ? GROUP BY state, bar",
-        (start, width, start),
-    )
-    for row in rows:
-        # The clock may have been set back since.
-        counts[GROUP_OF[DeliveryState(row["state"])]][min(row["bar"], bars - 1)] += row["count"]
-    return counts
-
-
-def _senders(database: sqlite3.Connection) -> list[str]:
-    rows = database.execute(
-        "SELECT DISTINCT sender FROM example_messages ORDER BY sender LIMIT 200"
-    )
-    return [row["sender"] for row in rows]
-
-
-def _latest(
-    database: sqlite3.Connection, filters: Mapping[str, str], before: Place | None
-) -> list[sqlite3.Row]:
-    """One more than fits on the page, if there are more."""
-    conditions = [_FILTERS[name] for name in filters]
-    parameters: list[Any] = list(filters.values())
-    if before is not None:
-        # A place and no number: what arrives meanwhile pushes nothing from page to page.
-        conditions.append("(recorded_at, id) < (?, ?)")
-        parameters += before
-    where = " AND ".join(conditions) or "true"
-    return database.execute(
-        "SELECT *, id IN (SELECT message FROM example_problems) AS is_partly_read"  # noqa: S608
-        f" FROM example_messages WHERE {where}"  # conditions of ours
-        " ORDER BY recorded_at DESC, id DESC LIMIT ?",
-        (*parameters, PAGE + 1),
-    ).fetchall()
+def _over_time(ledger: Ledger, start: float, width: int, bars: int) -> dict[str, list[int]]:
+    counted = []
+    for bar in range(bars):
+        since = datetime.fromtimestamp(start + bar * width, UTC)
+        # The last one has no end: the clock may have been set back since.
+        until = since + timedelta(seconds=width) if bar < bars - 1 else None
+        counted.append(ledger.counts(since=since, until=until))
+    return {
+        group: [sum(counts[state] for state in states) for counts in counted]
+        for group, states in GROUPS.items()
+    }

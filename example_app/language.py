@@ -55,10 +55,14 @@ def in_language(code: str) -> str:
     return "?" + urlencode({**request.args, "language": code})
 
 
-def date(seconds: float | None) -> str:
-    """A moment in Bangkok; empty where there is none, or none that a calendar has there."""
-    if seconds is None:
+def date(moment: datetime | float | None) -> str:
+    """A moment in Bangkok; empty where there is none, or none that a calendar has there.
+
+    :param moment: aware, or seconds since 1970.
+    """
+    if moment is None:
         return ""
+    seconds = moment.timestamp() if isinstance(moment, datetime) else moment
     try:
         moment = datetime.fromtimestamp(seconds, BANGKOK)
     except (OverflowError, ValueError):

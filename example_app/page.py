@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
+from typing import cast
 from urllib.parse import urlsplit
 
 from flask import Blueprint
@@ -26,10 +26,9 @@ from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Response as AnyResponse
 
 from flask_ants_dr import CallbackError
+from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import DeliveryState
 from flask_ants_dr.errors import InboxUnavailable
-from flask_ants_dr.inbox import BoundInbox
-from flask_ants_dr.inbox import bound_inboxes
 from flask_ants_dr.schemas import BANGKOK
 
 from . import charts
@@ -42,9 +41,12 @@ page = Blueprint("page", __name__)
 _LISTED = 10
 """How many dead messages are listed, and how many entries of the quarantine."""
 
+_SHOWN = 500
+"""How many messages are listed, at most."""
+
 _LOOK = 0.3
-_KEEP_ALIVE = 10.0
-"""Seconds: how often the stream looks for something new, and says that it is still there."""
+_QUIET = 10.0
+"""Seconds: how often the stream looks for something new, and after what time it says so anyway."""
 
 _HERE = {"127.0.0.1", "::1", "localhost"}
 
@@ -86,13 +88,23 @@ def index() -> str:
     if range_ not in figures.RANGES:
         range_ = "5m"
     filters = {
-        name: request.args[name] for name in ("state", "sender", "bulk") if request.args.get(name)
+        name: request.args[name] for name in ("state", "message", "bulk") if request.args.get(name)
     }
-    before = _place(request.args.get("before", ""))
+    if filters.get("state") not in list(DeliveryState):
+        filters.pop("state", None)
+    show = min(max(request.args.get("show", figures.PAGE, type=int), figures.PAGE), _SHOWN)
     # Before the numbers: whoever reads that it is over finds all of it in them.
     is_simulating, simulated = simulation.is_running(), simulation.latest()
-    found = figures.figures(now, range_=range_, filters=filters, before=before)
-    inbox = _inbox()
+    inbox = _blueprint().inbox
+    found = figures.figures(
+        inbox.ledger,
+        now,
+        range_=range_,
+        state=DeliveryState(filters["state"]) if "state" in filters else None,
+        message_id=filters.get("message"),
+        bulk_id=filters.get("bulk"),
+        show=show,
+    )
     return render_template(
         "index.html",
         figures=found,
@@ -102,31 +114,37 @@ def index() -> str:
         ranges=list(figures.RANGES),
         range_=range_,
         filters=filters,
-        before=before,
+        show=show,
+        shown=_SHOWN,
+        page_size=figures.PAGE,
         listed=_LISTED,
         over_time=_over_time(found, range_),
         histogram=_histogram(found),
         inbox=inbox.status(),
         dead=inbox.dead(_LISTED),
         quarantined=inbox.quarantined(_LISTED),
+        overdue=[
+            figures.Message(one) for one in inbox.ledger.overdue(figures.OVERDUE, limit=_LISTED)
+        ],
+        overdue_after=round(figures.OVERDUE.total_seconds()),
         outage=records.setting("outage"),
         sizes=simulation.SIZES,
+        shares=simulation.SHARES,
         is_simulating=is_simulating,
         simulated=simulated,
     )
 
 
-@page.get("/messages/<int:id>")
-def message(id: int) -> str:
-    found = figures.message(id) if id < 2**63 else None
+@page.get("/message")
+def message() -> str:
+    """By its identifier and the last four digits of its number, as no number belongs in a URL."""
+    said = request.args.get("id", ""), request.args.get("end", "")
+    found = figures.message(_blueprint().inbox.ledger, *said)
     if found is None:
         abort(404)
-    shown, reports, problems = found
     return render_template(
         "message.html",
-        message=shown,
-        reports=reports,
-        problems=problems,
+        message=found,
         group_of=figures.GROUP_OF,
         back=_from_index() or url_for("page.index"),
     )
@@ -153,9 +171,10 @@ def _changes() -> Iterator[str]:
             if (found := version()) != seen:
                 seen, quiet_since = found, time.monotonic()
                 yield "event: change\ndata: look\n\n"
-            elif time.monotonic() - quiet_since > _KEEP_ALIVE:
+            elif time.monotonic() - quiet_since > _QUIET:
                 quiet_since = time.monotonic()
-                yield ": still here\n\n"  # and notice who is not
+                # Nothing is written when something becomes overdue.
+                yield "event: change\ndata: look\n\n"  # and notice who is not there
             time.sleep(_LOOK)
 
 
@@ -164,9 +183,11 @@ def simulate() -> AnyResponse:
     messages = request.form.get("messages", type=int)
     if messages not in simulation.SIZES:
         abort(400)
-    url = url_for("ants_dr.callback", _external=True)
-    kinds = {kind: kind in request.form for kind in ("broken", "odd")}
-    if not simulation.start(url, messages, **kinds):
+    lose = request.form.get("lose", type=int)
+    if lose not in {None, *simulation.SHARES}:
+        abort(400)
+    wanted = simulation.Wanted(messages, lose, "broken" in request.form, "odd" in request.form)
+    if not simulation.start(_blueprint(), wanted):
         flash("already")
     return _back()
 
@@ -180,13 +201,13 @@ def outage() -> AnyResponse:
 @page.post("/dead/retry")
 def retry() -> AnyResponse:
     id = _id()
-    flash("retried" if _inbox().retry(None if id is None else [id]) else "gone")
+    flash("retried" if _blueprint().inbox.retry(None if id is None else [id]) else "gone")
     return _back()
 
 
 @page.post("/quarantine/replay")
 def replay() -> AnyResponse:
-    inbox = _inbox()
+    inbox = _blueprint().inbox
     id = _id()
     ids = {entry.callback_id for entry in inbox.quarantined()} if id is None else {id}
     outcomes = set()
@@ -219,9 +240,8 @@ def _id() -> int | None:
     return id
 
 
-def _inbox() -> BoundInbox:
-    (inbox,) = bound_inboxes(current_app)
-    return inbox
+def _blueprint() -> DeliveryReportBlueprint:
+    return cast("DeliveryReportBlueprint", current_app.blueprints["ants_dr"])
 
 
 def _back() -> AnyResponse:
@@ -235,15 +255,6 @@ def _from_index() -> str | None:
     here = urlsplit(came_from)
     is_index = came_from.startswith(request.host_url) and here.path == url_for("page.index")
     return came_from if is_index else None
-
-
-def _place(text: str) -> figures.Place | None:
-    recorded_at, _, id = text.partition("_")
-    with suppress(ValueError, OverflowError):
-        place = float(recorded_at), int(id)
-        if place[1] < 2**63:
-            return place
-    return None
 
 
 def _over_time(found: figures.Figures, range_: str) -> dict[str, object]:

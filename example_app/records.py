@@ -1,11 +1,13 @@
-"""What became of each message: tables beside those of the inbox, in its SQLite file.
+"""What the ledger does not keep: every report on a message, and the texts.
 
-Because it is one file, a record and the inbox's note that the message is done are lost together to
-a power failure, or not at all. Times are seconds since 1970.
+It is a table beside those of the inbox, in its SQLite file: so a record and the inbox's note that
+the message is done are lost together to a power failure, or not at all. Of a phone number it has
+the last four digits, so that whoever erases one need not know of it. Times are seconds since 1970.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -17,81 +19,33 @@ from pathlib import Path
 from flask import Flask
 from flask import current_app
 
-from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS example_messages (
+CREATE TABLE IF NOT EXISTS example_history (
     id INTEGER PRIMARY KEY,
-    source TEXT NOT NULL,
-    bulk_id TEXT NOT NULL,
     message_id TEXT NOT NULL,
-    recipient TEXT NOT NULL,
-    sender TEXT NOT NULL,
-    text TEXT NOT NULL,
-    state TEXT NOT NULL,
-    is_final INTEGER NOT NULL,
-    sent_at REAL,
-    done_at REAL,
-    seconds REAL AS (done_at - sent_at),
-    recorded_at REAL NOT NULL,
-    UNIQUE (source, bulk_id, message_id, recipient)
-);
-CREATE INDEX IF NOT EXISTS example_messages_latest ON example_messages (recorded_at);
-CREATE INDEX IF NOT EXISTS example_messages_state ON example_messages (state, recorded_at);
-CREATE INDEX IF NOT EXISTS example_messages_sender ON example_messages (sender, recorded_at);
-CREATE INDEX IF NOT EXISTS example_messages_bulk ON example_messages (bulk_id, recorded_at);
-CREATE INDEX IF NOT EXISTS example_messages_seconds ON example_messages (seconds);
-CREATE TABLE IF NOT EXISTS example_reports (
-    id INTEGER PRIMARY KEY,
-    message INTEGER NOT NULL REFERENCES example_messages,
+    number_end TEXT NOT NULL,
     status TEXT NOT NULL,
     code TEXT,
     description TEXT,
+    text TEXT,
+    problems TEXT NOT NULL,
     done_at REAL NOT NULL,
+    seconds REAL,
     recorded_at REAL NOT NULL,
-    UNIQUE (message, status, done_at)
+    UNIQUE (message_id, number_end, status, done_at)
 );
-CREATE TABLE IF NOT EXISTS example_problems (
-    message INTEGER NOT NULL REFERENCES example_messages,
-    member TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    PRIMARY KEY (message, member)
-) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS example_history_seconds ON example_history (seconds);
 CREATE TABLE IF NOT EXISTS example_settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-# A report can come twice, and an early one after the last: so a message has one row, however often
-# it is reported on, and a final state stays.
-_RECORD_MESSAGE = """
-INSERT INTO example_messages (
-    source, bulk_id, message_id, recipient,
-    sender, text, state, is_final, sent_at, done_at, recorded_at
+_RECORD = """
+INSERT INTO example_history (
+    message_id, number_end, status, code, description, text, problems, done_at, seconds, recorded_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET
-    state = excluded.state,
-    is_final = excluded.is_final,
-    sender = coalesce(nullif(excluded.sender, ''), sender),
-    text = coalesce(nullif(excluded.text, ''), text),
-    sent_at = coalesce(excluded.sent_at, sent_at),
-    done_at = coalesce(excluded.done_at, done_at),
-    recorded_at = excluded.recorded_at
-WHERE NOT is_final AND excluded.state NOT IN (state, 'ACCEPTED')
-"""
-
-_RECORD_REPORT = """
-INSERT INTO example_reports (message, status, code, description, done_at, recorded_at)
-SELECT id, ?, ?, ?, ?, ? FROM example_messages
-WHERE (source, bulk_id, message_id, recipient) = (?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
-"""
-
-_RECORD_PROBLEM = """
-INSERT INTO example_problems (message, member, reason)
-SELECT id, ?, ? FROM example_messages
-WHERE (source, bulk_id, message_id, recipient) = (?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET reason = excluded.reason
 """
 
 _SET = """
@@ -134,21 +88,32 @@ def watch() -> Iterator[Callable[[], int]]:
         yield lambda: int(database.execute("PRAGMA data_version").fetchone()[0])
 
 
-def record(message: MessageReport, report: DeliveryReport) -> None:
+def key(message_id: str, to: str | None) -> tuple[str, str]:
+    """By what a message is known here: its identifier as the ledger has it, and the last four
+    digits of its number."""
+    return message_id[:200], "".join(filter(str.isdigit, to or ""))[-4:]
+
+
+def record(message: MessageReport) -> None:
     """Keep what a report says of a message. Hearing it twice ends as hearing it once."""
-    now = time.time()
     status = message.status
-    key = (report.source, report.bulk_id or "", message.message_id, message.to or "")
-    sent_at = message.send_date and message.send_date.timestamp()
-    done_at = message.done_date and message.done_date.timestamp()
-    shown = (message.sender or "", message.text or "")
-    life = (status.state, status.state.is_final, sent_at, done_at, now)
-    said = (status.name, status.code, status.description, done_at or 0, now)
+    seconds = None
+    if status.state.is_final and message.send_date and message.done_date:
+        seconds = (message.done_date - message.send_date).total_seconds()
+    done_at = message.done_date.timestamp() if message.done_date else 0.0
+    said = (status.name, status.code, status.description, message.text)
+    problems = json.dumps(_problems(message))
+    row = (*key(message.message_id, message.to), *said, problems, done_at, seconds, time.time())
     with transaction("IMMEDIATE") as database:
-        database.execute(_RECORD_MESSAGE, (*key, *shown, *life))
-        database.execute(_RECORD_REPORT, (*said, *key))
-        for member, reason in _problems(message).items():
-            database.execute(_RECORD_PROBLEM, (member, reason, *key))
+        database.execute(_RECORD, row)
+
+
+def history(database: sqlite3.Connection, message_id: str, to: str | None) -> list[sqlite3.Row]:
+    """All that was reported on a message, in the order in which it came."""
+    return database.execute(
+        "SELECT * FROM example_history WHERE (message_id, number_end) = (?, ?) ORDER BY id",
+        key(message_id, to),
+    ).fetchall()
 
 
 def _problems(message: MessageReport) -> dict[str, str]:

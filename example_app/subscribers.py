@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Flask
 
-from flask_ants_dr import DeliveryReport
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_failed
 from flask_ants_dr import message_reported
@@ -24,10 +23,8 @@ def connect(app: Flask) -> None:
     message_failed.connect(note_failure, sender=app)
 
 
-def record_message(
-    app: Flask, message: MessageReport, report: DeliveryReport, **extra: Any
-) -> None:
-    records.record(message, report)
+def record_message(app: Flask, message: MessageReport, **extra: Any) -> None:
+    records.record(message)
 
 
 def bill(app: Flask, message: MessageReport, **extra: Any) -> None:

@@ -254,7 +254,8 @@ class Emulator:
 
     It posts callbacks from threads of its own, which end with :meth:`close` or the process.
 
-    :param behaviour: how it behaves.
+    :param behaviour: how it behaves. ``emulator.behaviour`` may be another while it runs; the
+        credentials, ``keep``, ``rate_limit`` and ``seed`` stay those of the beginning.
     :param now: what is to be taken for the time, aware; for tests.
     :param transport: what callbacks are posted through, e.g. ``httpx.WSGITransport(app)`` for an
         application without a server; by default the network.

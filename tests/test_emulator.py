@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -230,6 +231,17 @@ def test_lost_callbacks(run_ants: Callable[..., Ants], url: str, heard: Heard) -
         assert one.was_told is ("DELIVERED" in names)
     assert lives(heard) == posted
     assert 20 < 120 - len(heard.messages) < 60
+
+
+def test_another_behaviour_while_it_runs(ants: Ants, url: str, heard: Heard) -> None:
+    ants.emulator.behaviour = replace(ants.emulator.behaviour, lose=1.0)
+    ants.send(message("66000000001", notifyUrl=url))
+    ants.emulator.flush()
+    assert lives(heard) == {}
+    ants.emulator.behaviour = replace(ants.emulator.behaviour, lose=0.0)
+    ants.send(message("66000000002", notifyUrl=url))
+    ants.emulator.flush()
+    assert len(lives(heard)) == 1
 
 
 def test_repeated_callbacks(run_ants: Callable[..., Ants], url: str, heard: Heard) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
+from sqlalchemy import bindparam
 from sqlalchemy import case
 from sqlalchemy import func
 from sqlalchemy import literal_column
@@ -47,6 +48,22 @@ _FINALS = {state for state in DeliveryState if state.is_final}
 _FINAL = "1"
 
 _NEWEST_FIRST = ledger.c.changed_at.desc()
+
+_AGES = 1e12
+"""Seconds: more than any database's time has."""
+
+_STATES = (None, *DeliveryState)
+
+# One subquery for each: of all states together, no index has a range of time.
+_COUNTS = select(
+    *(
+        select(func.count())
+        .where(ledger.c.source == bindparam("source"), ledger.c.state == state)
+        .where(ledger.c.changed_at >= bindparam("since"), ledger.c.changed_at < bindparam("until"))
+        .scalar_subquery()
+        for state in _STATES
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,12 +235,30 @@ class Ledger:
             # The index has them by state.
             found = [
                 row
-                for one in (None, *DeliveryState)
+                for one in _STATES
                 for row in self._rows(*is_theirs, ledger.c.state == one, limit=limit)
             ]
             found.sort(key=lambda row: (row.changed_at, row.id), reverse=True)
             return [_entry(row) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
+
+    def counts(
+        self, *, since: datetime | None = None, until: datetime | None = None
+    ) -> dict[DeliveryState | None, int]:
+        """How many messages there are in each state; under ``None``, those that nothing has been
+        reported of.
+
+        :param since: when they were last expected or reported, at the earliest; aware.
+        :param until: before when they were; aware.
+        :raises InboxUnavailable: the database failed.
+        """
+        said = {
+            "source": self._inbox.source,
+            "since": -_AGES if since is None else since.timestamp(),
+            "until": _AGES if until is None else until.timestamp(),
+        }
+        with self._inbox.database.begin(writes=False) as connection:
+            return dict(zip(_STATES, connection.execute(_COUNTS, said).one(), strict=True))
 
     def overdue(self, after: timedelta, *, limit: int = 100) -> list[Entry]:
         """The messages that were expected or reported so long ago, and are not final.

@@ -26,6 +26,7 @@ from demo import wait_until
 from example_app import figures
 from example_app import records
 from example_app import worker
+from flask_ants_dr import DeliveryState
 from flask_ants_dr.schemas import BANGKOK
 from flask_ants_dr.testing import AntsClient
 from flask_ants_dr.testing import make_message
@@ -66,7 +67,7 @@ def client(app: Flask) -> FlaskClient:
 
 
 def messages(demo: Demo) -> list[tuple[Any, ...]]:
-    return demo.query("SELECT message_id, recipient, state FROM example_messages ORDER BY id")
+    return demo.query("SELECT message_id, to_number, state FROM ants_dr_ledger ORDER BY id")
 
 
 @pytest.mark.slow(reason="the demo in a process of its own")
@@ -75,11 +76,13 @@ def test_both_samples_are_recorded_once_however_often_they_come(demo: Demo) -> N
         for name in ("json", "xml"):
             body = (SAMPLES / f"report.{name}").read_bytes()
             assert demo.post(body, f"application/{name}") == {"accepted": 2, "rejected": 0}
-    assert len(messages(demo)) == 4
+    # Both are of the same two.
+    assert len(messages(demo)) == 2
     assert {state for _, _, state in messages(demo)} == {"DELIVERED"}
     _, page = demo.request("GET", "/")
-    assert page.count(b'<tr id="message-') == 4
-    assert re.findall(rb'class="number">.*?</span> (\d+)</span>', page) == [b"3445", b"6789"] * 2
+    assert page.count(b'<tr id="message-') == 2
+    shown = re.findall(rb'class="number">.*?</span> (\d+)</span>', page)
+    assert sorted(shown) == [b"3445", b"6789"]
     assert not re.search(rb"\d{6}(6789|3445)", page)
 
 
@@ -90,7 +93,7 @@ def test_a_final_state_stays(demo: Demo) -> None:
         demo.post(body)
     ((_, _, state),) = messages(demo)
     assert state == "EXPIRED"
-    reports = demo.query("SELECT status FROM example_reports ORDER BY id")
+    reports = demo.query("SELECT status FROM example_history ORDER BY id")
     assert reports == [("ACCEPTED",), ("EXPIRED",), ("PENDING",)]
 
 
@@ -140,7 +143,7 @@ def test_it_survives_a_restart(tmp_path: Path) -> None:
         ("/", {"Host": "127.0.0.1.attacker.example"}),
         ("/", {"Host": "[bad"}),
         ("/events", {"Host": "attacker.example"}),
-        ("/messages/1", {"Host": "attacker.example"}),
+        ("/message?id=1", {"Host": "attacker.example"}),
     ],
 )
 def test_the_page_answers_its_own_machine_only(
@@ -172,13 +175,11 @@ def test_the_callback_answers_everywhere(app: Flask) -> None:
     "query",
     [
         "endpoint=x&_external=1",
-        "before=0_0",
-        "before=1e400_1",
-        "before=nan_1",
-        "before=1_99999999999999999999999",
-        "before=x",
+        "show=-1",
+        "show=99999999999999999999999",
+        "show=x",
         "range=century",
-        "state=%00&sender=%ff&bulk=%27%3B--",
+        "state=%00&message=%ff&bulk=%27%3B--%00",
         "language=xx",
     ],
 )
@@ -192,8 +193,9 @@ def test_what_came_is_no_markup(app: Flask) -> None:
     message = make_message(message_id=script, sender=script, text=script, status=status)
     AntsClient(app.test_client()).deliver(make_report(message, bulk_id=script))
     client = app.test_client()
-    for path in ("/", "/messages/1", f"/?sender={script}&bulk={script}"):
-        text = client.get(path).text
+    shown = ("/message", {"id": script, "end": message.to and message.to[-4:]})
+    for path, query in (("/", {}), shown, ("/", {"message": script, "bulk": script})):
+        text = client.get(path, query_string=query).text
         assert "&lt;script&gt;alert" in text
         assert "<script>alert" not in text
 
@@ -213,13 +215,15 @@ def test_odd_messages(app: Flask) -> None:
     page = client.get("/").text
     assert page.count('<tr id="message-') == 4
     assert len(page) < 200_000
-    for number in range(1, 5):
-        assert client.get(f"/messages/{number}").status_code == 200
+    for link in links(page):
+        assert client.get(link).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/messages/2", "/messages/99999999999999999999999"])
-def test_no_such_message(client: FlaskClient, path: str) -> None:
-    assert client.get(path).status_code == 404
+@pytest.mark.parametrize("query", ["", "?id=2", "?id=1", "?id=1&end=6789", "?id=%00"])
+def test_no_such_message(app: Flask, query: str) -> None:
+    deliver(app, detail(to="66812345678"))
+    assert app.test_client().get("/message?id=1&end=5678").status_code == 200
+    assert app.test_client().get(f"/message{query}").status_code == 404
 
 
 def test_a_callback_that_is_no_longer_in_quarantine(client: FlaskClient) -> None:
@@ -234,17 +238,16 @@ def test_a_button_without_a_sensible_id(client: FlaskClient, path: str, id: str)
 
 
 def test_every_page_forbids_what_is_not_its_own(client: FlaskClient) -> None:
-    for path in ("/", "/messages/1"):
+    for path in ("/", "/message"):
         policy = client.get(path).headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
 
 
 def test_what_comes_late_is_added(app: Flask) -> None:
     deliver(app, detail(status={"name": "PENDING"}, sendDate="2026-01-01T00:00:00"))
-    deliver(app, detail(text="late", doneDate="2026-01-01T00:00:05", **{"from": "Shop"}))
-    with app.app_context():
-        row, *_ = figures.message(1) or pytest.fail("no message")
-    assert (row["sender"], row["text"], row["seconds"]) == ("Shop", "late", 5.0)
+    deliver(app, detail(text="late", **{"from": "Shop"}))
+    found = only(app)
+    assert (found.entry.sender, found.text) == ("Shop", "late")
 
 
 def test_what_could_not_be_read_is_marked_and_listed(app: Flask) -> None:
@@ -256,7 +259,7 @@ def test_what_could_not_be_read_is_marked_and_listed(app: Flask) -> None:
     listed = client.get("/").text.split('<tr id="message-')[1:]
     marked = {re.findall(r"of message (\w+)<", row)[0]: ">partly read<" in row for row in listed}
     assert marked == {"plain": False, "odd": True}
-    plain, shown = [client.get(f"/messages/{number}").text for number in (1, 2)]
+    plain, shown = [client.get(f"/message?id={name}").text for name in ("plain", "odd")]
     assert "What could not be read" not in plain
     problems = re.findall(r"<dt><code>([\w.]+)</code></dt><dd lang=\"en\">.+?</dd>", shown)
     assert problems == ["credit", "doneDate", "status.code"]
@@ -273,6 +276,7 @@ def test_half_a_callback_stays_in_quarantine(app: Flask) -> None:
 
 def test_a_number_of_messages_that_is_not_offered(client: FlaskClient) -> None:
     assert client.post("/simulate", data={"messages": "1000000"}).status_code == 400
+    assert client.post("/simulate", data={"messages": "50", "lose": "7"}).status_code == 400
 
 
 def deliver(app: Flask, *details: dict[str, Any]) -> None:
@@ -281,31 +285,68 @@ def deliver(app: Flask, *details: dict[str, Any]) -> None:
     assert answer.get_json() == {"accepted": len(details), "rejected": 0}
 
 
+def only(app: Flask) -> figures.Message:
+    """The only message."""
+    with app.app_context():
+        (found,) = figures.figures(bound_inbox(app).ledger, time.time()).messages
+    return found
+
+
+def links(page: str) -> list[str]:
+    return [unescape(link) for link in re.findall(r'href="(/message\?.*?)"', page)]
+
+
 def test_a_message_goes_forward_only(app: Flask) -> None:
     deliver(app, detail(status={"name": "PENDING"}))
     deliver(app, detail(status={"name": "ACCEPTED"}))
-    with app.app_context():
-        row, reports, _ = figures.message(1) or pytest.fail("no message")
-        assert row["state"] == "PENDING"
-        assert [report["status"] for report in reports] == ["PENDING", "ACCEPTED"]
+    found = only(app)
+    assert found.entry.state == "PENDING"
+    assert [report["status"] for report in found.reports] == ["PENDING", "ACCEPTED"]
     dates = {"sendDate": "2026-01-01T00:00:00", "doneDate": "2026-01-01T00:00:05"}
     deliver(app, detail(**dates))
-    with app.app_context():
-        row, reports, _ = figures.message(1) or pytest.fail("no message")
-        assert (row["state"], row["seconds"], len(reports)) == ("DELIVERED", 5.0, 3)
+    found = only(app)
+    assert (found.entry.state, found.seconds, len(found.reports)) == ("DELIVERED", 5.0, 3)
+
+
+def test_no_number_is_in_a_link_or_in_the_records(app: Flask) -> None:
+    deliver(app, detail(to="66812345678"))
+    page = app.test_client().get("/").text
+    assert links(page) == ["/message?id=1&end=5678"]
+    assert "6681234" not in page
+    with app.app_context(), records.transaction() as database:
+        kept = "\n".join(database.iterdump())
+    (history,) = re.findall(r'INSERT INTO "example_history".*', kept)
+    assert "6681234" not in history
+
+
+def test_what_is_sent_and_not_reported(app: Flask) -> None:
+    ledger = bound_inbox(app).ledger
+    ledger.expect("now", "0812345678")
+    ledger.expect("long ago", "0812345679", sent_at=datetime.now(BANGKOK) - figures.OVERDUE)
+    deliver(app, detail(messageId="delivered"))
+    client = app.test_client()
+    page = client.get("/").text
+    shown = re.findall(r'id="(state-none|total)".*?<dd>(\d+)</dd>', page)
+    assert shown == [("total", "3"), ("state-none", "2")]
+    overdue = page[page.index('<div id="overdue">') : page.index('<div id="dead">')]
+    assert '<span class="count" id="overdue-count">1</span>' in overdue
+    (link,) = links(overdue)
+    assert "<code>long ago</code>" in client.get(link).text
+    deliver(app, detail(messageId="long ago", to="66812345679"))
+    assert '<span class="count" id="overdue-count">0</span>' in client.get("/").text
 
 
 def test_the_latest_change_comes_first(app: Flask) -> None:
     deliver(app, detail(messageId="a", status={"name": "PENDING"}), detail(messageId="b"))
     deliver(app, detail(messageId="a"))
     with app.app_context():
-        listed = figures.figures(time.time()).messages
-    assert [row["message_id"] for row in listed] == ["a", "b"]
+        listed = figures.figures(bound_inbox(app).ledger, time.time()).messages
+    assert [one.entry.message_id for one in listed] == ["a", "b"]
 
 
 def test_nothing_follows_a_page_that_is_just_full(app: Flask) -> None:
     deliver(app, *(detail(messageId=str(number)) for number in range(figures.PAGE)))
-    assert 'id="older"' not in app.test_client().get("/").text
+    assert 'id="more"' not in app.test_client().get("/").text
 
 
 def test_percentiles_are_by_the_nearest_rank(app: Flask) -> None:
@@ -323,11 +364,12 @@ def test_percentiles_are_by_the_nearest_rank(app: Flask) -> None:
         detail(messageId="x", sendDate="2026-01-01T00:01:00", doneDate="2026-01-01T00:00:00"),
     )
     with app.app_context():
-        found = figures.figures(time.time())
+        ledger = bound_inbox(app).ledger
+        found = figures.figures(ledger, time.time())
         assert (found.median, found.percentile_95) == (7.0, 13.0)
         assert sum(found.histogram) == 13
         # The clock was set back since: what is in the future counts as of now.
-        earlier = figures.figures(time.time() - 3600)
+        earlier = figures.figures(ledger, time.time() - 3600)
         assert earlier.over_time["delivered"][-1] == 14
 
 
@@ -348,7 +390,7 @@ def test_only_what_has_ended_is_billed(app: Flask) -> None:
 def test_where_a_form_leads_back_to(client: FlaskClient) -> None:
     for referrer, location in (
         ("http://localhost/?state=EXPIRED", "http://localhost/?state=EXPIRED"),
-        ("http://localhost/messages/1", "/"),
+        ("http://localhost/message?id=1", "/"),
         ("https://attacker.example/", "/"),
         ("", "/"),
     ):
@@ -367,28 +409,22 @@ def test_the_figures(app: Flask) -> None:
     """Against the same figures worked out by hand."""
     took = [0.5, 1.5, 3.0, 3.0, 40.0, 7200.0]
     now = 1_800_000_000.0
+    inbox = bound_inbox(app)
+    inbox.ledger.expect("x", "0812345678", sent_at=datetime.fromtimestamp(now - 3600, BANGKOK))
+    for number in range(len(took)):
+        deliver(app, detail(messageId=str(number), status={"name": "EXPIRED"}))
     with app.app_context():
         with records.transaction("IMMEDIATE") as database:
             for number, seconds in enumerate(took):
                 database.execute(
-                    "INSERT INTO example_messages (source, bulk_id, message_id, recipient, sender,"
-                    " text, state, is_final, sent_at, done_at, recorded_at)"
-                    " VALUES ('', '', ?, '', 'S', '', ?, 1, ?, ?, ?)",
-                    (
-                        str(number),
-                        "EXPIRED" if number == 5 else "DELIVERED",
-                        now - seconds,
-                        now,
-                        now - 10 * number,
-                    ),
+                    "UPDATE example_history SET seconds = ? WHERE message_id = ?",
+                    (seconds, str(number)),
                 )
-            database.execute(
-                "INSERT INTO example_messages (source, bulk_id, message_id, recipient, sender,"
-                " text, state, is_final, recorded_at) VALUES ('', 'b', 'x', '', 'T', '', 'PENDING',"
-                " 0, ?)",
-                (now - 3600,),
-            )
-        found = figures.figures(now)
+                database.execute(
+                    "UPDATE ants_dr_ledger SET state = ?, changed_at = ? WHERE message_id = ?",
+                    ("EXPIRED" if number == 5 else "DELIVERED", now - 10 * number, str(number)),
+                )
+        found = figures.figures(inbox.ledger, now)
         assert found.total == 7
         assert found.delivery_rate == 5 / 6
         assert (found.median, found.percentile_95) == (3.0, 7200.0)
@@ -396,24 +432,18 @@ def test_the_figures(app: Flask) -> None:
         assert found.over_time["delivered"][-5:] == [1, 1, 1, 1, 1]
         assert found.over_time["failed"][-6:] == [1, 0, 0, 0, 0, 0]
         assert sum(found.over_time["underway"]) == 0
-        assert sum(figures.figures(now, range_="1d").over_time["underway"]) == 1
-        assert found.senders == ["S", "T"]
-        for filters, count in (
-            ({"state": "PENDING"}, 1),
-            ({"sender": "S"}, 6),
-            ({"sender": "S", "state": "EXPIRED"}, 1),
-            ({"sender": "s"}, 6),
-            ({"bulk": "b"}, 1),
-            ({"bulk": "c"}, 0),
-        ):
-            assert len(figures.figures(now, filters=filters).messages) == count
+        day = figures.figures(inbox.ledger, now, range_="1d")
+        assert sum(day.over_time["underway"]) == 1
+        assert len(figures.figures(inbox.ledger, now, state=DeliveryState.DELIVERED).messages) == 5
+        assert len(figures.figures(inbox.ledger, now, message_id="x").messages) == 1
+        assert len(figures.figures(inbox.ledger, now, bulk_id="b").messages) == 6
 
 
-def test_pages_of_messages(app: Flask) -> None:
+def test_more_messages(app: Flask) -> None:
     client = app.test_client()
 
-    def older(text: str) -> str:
-        (link,) = re.findall(r'id="older" href="(.*?)"', text)
+    def more(text: str) -> str:
+        (link,) = re.findall(r'id="more" href="(.*?)"', text)
         return client.get(unescape(link)).text
 
     def deliver(*names: object) -> None:
@@ -425,15 +455,13 @@ def test_pages_of_messages(app: Flask) -> None:
 
     deliver(*range(2 * figures.PAGE + 1))
     first = client.get("/").text
-    deliver(*(f"new{number}" for number in range(10)))
-    second = older(first)
-    third = older(second)
-    # What came meanwhile has moved nothing.
-    listed = ids(first) + ids(second) + ids(third)
-    assert listed == [str(number) for number in reversed(range(2 * figures.PAGE + 1))]
-    assert 'id="latest"' not in first
-    assert 'id="latest"' in third
-    assert 'id="older"' not in third
+    second = more(first)
+    third = more(second)
+    everything = ids(third)
+    assert sorted(everything, key=int) == [str(number) for number in range(2 * figures.PAGE + 1)]
+    assert ids(first) == everything[: figures.PAGE]
+    assert ids(second) == everything[: 2 * figures.PAGE]
+    assert 'id="more"' not in third
 
 
 def test_every_text_of_the_page_is_in_thai() -> None:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 from sqlalchemy import update
+from sqlalchemy.event import listens_for
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import DeliveryState
@@ -230,6 +231,49 @@ def test_find(make_inbox_app: MakeApp) -> None:
     assert found(since=datetime.now(UTC) - timedelta(minutes=1)) == ["d", "c", "b", "a"]
     assert found(since=datetime.now(UTC) + timedelta(minutes=1)) == []
     assert of(app).get("a", "0899999999") is None
+
+
+def test_counts(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(ledger=True, eager=False)
+    nothing = dict.fromkeys((None, *DeliveryState), 0)
+    assert of(app).counts() == nothing
+    for message_id, names in (("1", ["PENDING", "DELIVERED"]), ("2", ["EXPIRED"]), ("3", ["NEW"])):
+        reported(app, *names, messageId=message_id)
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    for message_id in ("4", "5"):
+        of(app).expect(message_id, NUMBER, sent_at=noon)
+    reports = {DeliveryState.DELIVERED: 1, DeliveryState.EXPIRED: 1, DeliveryState.UNKNOWN: 1}
+    second = timedelta(seconds=1)
+    assert of(app).counts() == nothing | reports | {None: 2}
+    assert of(app).counts(since=noon) == nothing | reports | {None: 2}
+    assert of(app).counts(since=noon + second) == nothing | reports
+    assert of(app).counts(until=noon) == nothing
+    assert of(app).counts(until=noon + second) == nothing | {None: 2}
+    assert of(app).counts(since=noon + second, until=noon + 2 * second) == nothing
+
+
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+def test_counts_read_the_index_alone(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(ledger=True, eager=False)
+    asked: list[tuple[str, Any]] = []
+    with bound_inbox(app).database.begin(writes=False) as connection:
+        engine = connection.engine
+
+        @listens_for(engine, "before_cursor_execute")
+        def note(_: Any, __: Any, statement: str, parameters: Any, *rest: Any) -> None:
+            if "count(*)" in statement:
+                asked.append((statement, parameters))
+
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    of(app).counts(since=noon, until=noon + timedelta(hours=1))
+    ((statement, parameters),) = asked
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    searches = [step.detail for step in plan if "ants_dr_ledger" in step.detail]
+    assert len(searches) == 1 + len(DeliveryState)
+    for step in searches:
+        assert "COVERING INDEX ix_ants_dr_ledger_state" in step
+        assert "changed_at>? AND changed_at<?" in step
 
 
 def test_tenants_have_nothing_in_common(inbox_url: str) -> None:

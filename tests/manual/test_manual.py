@@ -153,6 +153,14 @@ def said_by(*command: str | Path, folder: Path, env: dict[str, str] | None = Non
     return done.stdout + done.stderr
 
 
+def run_until_it_says(pattern: str, line: str, folder: Path, env: dict[str, str]) -> None:
+    wait_for(
+        lambda: (
+            re.fullmatch(pattern, said_by("bash", "-c", line, folder=folder, env=env)) is not None
+        )
+    )
+
+
 def post(port: int, body: Any, **headers: str) -> int:
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as server:
         pair = Authorization("basic", {"username": PAIR[0], "password": PAIR[1]})
@@ -239,7 +247,7 @@ def host(tmp_path: Path) -> Iterator[Flask]:
     """An application with messages in every state."""
     url = f"sqlite:///{tmp_path}/inbox.sqlite3"
     app = make_app(
-        DeliveryReportBlueprint(inbox=Inbox(max_attempts=1)),
+        DeliveryReportBlueprint(inbox=Inbox(ledger=True, max_attempts=1)),
         ANTS_DR_INBOX_URL=url,
         ANTS_DR_USERNAME=PAIR[0],
         ANTS_DR_PASSWORD=SECRET,
@@ -276,7 +284,7 @@ def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
         elif name == "export":
             check_variable(arguments)
         elif name in {"python3", "python"}:
-            check_python(arguments)
+            check_python(arguments, block)
         elif name == "systemctl" and "enable" in arguments:
             units = {Path(b.file).stem for b in blocks(block.page, "ini") if b.file}
             assert units.issuperset(arguments[2:])
@@ -342,12 +350,14 @@ def check_variable(arguments: list[str]) -> None:
             app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox()))
 
 
-def check_python(arguments: list[str]) -> None:
+def check_python(arguments: list[str], block: Block) -> None:
     if arguments[0] == "-c":
         done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE)
         assert done.stdout.strip()
+    elif arguments[0] != "-m":
+        assert arguments[0] in {other.file for other in blocks(block.page)}
     else:
-        assert arguments[:2] == ["-m", "venv"]
+        assert arguments[1] == "venv"
 
 
 def test_the_manual_is_built_in_ci_as_it_says() -> None:
@@ -459,12 +469,15 @@ def test_links_of_the_readmes() -> None:
 def test_quickstart(tmp_path: Path) -> None:
     """Followed line by line, as a reader does. (The Thai page has the same blocks.)"""
     name = "quickstart"
-    assert write_files(page(name), tmp_path) == ["receiver.py"]
+    assert write_files(page(name), tmp_path) == ["receiver.py", "send.py"]
     for block in blocks(page(name), "python"):
         if not block.file:
             run(block, {"__name__": "quickstart"})
 
-    port = free_port()
+    port, ants_port = free_port(), free_port()
+    send = tmp_path / "send.py"
+    text = send.read_text("utf-8").replace(":5000", f":{port}").replace(":8900", f":{ants_port}")
+    send.write_text(text, "utf-8")
     env = environment(FLASK_RUN_PORT=str(port))
     expected = iter(blocks(page(name), "text"))
     outputs = 0
@@ -477,6 +490,16 @@ def test_quickstart(tmp_path: Path) -> None:
                 elif line == "flask --app receiver run":
                     stack.enter_context(process(shlex.split(line), tmp_path, env, "server.log"))
                     wait_for(lambda: is_open(port))
+                elif " emulate " in line:
+                    command = [*shlex.split(line), "--port", str(ants_port)]
+                    stack.enter_context(process(command, tmp_path, env, "ants.log"))
+                    wait_for(lambda: is_open(ants_port))
+                elif line == "python send.py":
+                    assert said_by(sys.executable, send, folder=tmp_path, env=env) == "200\n"
+                elif " find " in line:
+                    pattern = re.escape(next(expected).code).replace(r"\.\.\.", ".*?")
+                    run_until_it_says(pattern, line, tmp_path, env)
+                    outputs += 1
                 elif line.startswith("flask "):
                     output = said_by("bash", "-c", line, folder=tmp_path, env=env)
                     if "--messages 20" in line:
@@ -499,7 +522,7 @@ def test_quickstart(tmp_path: Path) -> None:
                         )  # of six, two and two are the same
                 else:
                     assert re.match(r"python3 -m venv|\. |pip install ", line), line
-        assert outputs == 1
+        assert outputs == 2
 
 
 def test_callback() -> None:
