@@ -248,6 +248,10 @@ class BoundInbox:
         """
         now, token = time.time(), uuid4().hex
         message_by_key = by_key(envelope, report)
+        status_keys = {
+            key: callbacks.status_key(self.source, message)
+            for key, message in message_by_key.items()
+        }
         is_replay = callback_id is not None
         if is_replay:
             invalid = _not_erased(invalid)
@@ -263,7 +267,7 @@ class BoundInbox:
                 callbacks.lock(connection, [id])
                 callbacks.note_bulk(connection, id, report.bulk_id)
             new = messages.insert(
-                connection, id, self.source, message_by_key, claim=claim, due_at=due_at
+                connection, id, self.source, status_keys, claim=claim, due_at=due_at
             )
             if is_replay:
                 quarantine.remove(connection, id, {one.position for one in entries})

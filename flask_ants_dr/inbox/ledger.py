@@ -32,6 +32,7 @@ from ..models import Status
 from .callbacks import digest
 from .dialects import among
 from .dialects import upsert
+from .phones import as_reported
 from .phones import international
 from .tables import ledger
 
@@ -275,7 +276,7 @@ def record(
     bulk_id = report.bulk_id and report.bulk_id[:_CHARACTERS]
     rows: dict[str, dict[str, Any]] = {}
     for key_of_report, message in messages.items():
-        to = message.to and _as_reported(message.to)
+        to = message.to and as_reported(message.to)
         key = digest(*origin, message.message_id, to)
         rank = _rank(message) + key_of_report
         other = rows.get(key)
@@ -424,12 +425,6 @@ def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, 
 
 def _number(to: str) -> str:
     return international(to) or to
-
-
-def _as_reported(to: str) -> str:
-    """What ANTS sends is as it is kept, but for what people write."""
-    is_plain = to.isascii() and to.isdigit() and not to.startswith("0")
-    return to if is_plain else _number(to)
 
 
 def _check_length(name: str, value: str | None) -> None:

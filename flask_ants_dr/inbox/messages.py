@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -105,22 +106,23 @@ def insert(
     connection: Connection,
     callback_id: int,
     source: str,
-    keys: Iterable[str],
+    status_keys: Mapping[str, str],
     *,
     claim: str | None,
     due_at: float,
 ) -> list[Claimed]:
     """Store those messages of a callback that are new, and return them in its order.
 
+    :param status_keys: theirs, by their keys.
     :param claim: the claim that they are under, or ``None`` where they wait for one.
     """
-    positions = {key: position for position, key in enumerate(keys)}
+    positions = {key: position for position, key in enumerate(status_keys)}
     state = State.WAITING if claim is None else State.CLAIMED
     rows = insert_new(
         connection,
         messages,
         # In one order, so that two callbacks with the same messages do not wait for each other.
-        {key: positions[key] for key in sorted(positions)},
+        {key: (positions[key], status_keys[key]) for key in sorted(positions)},
         {
             "callback_id": callback_id,
             "source": source,
