@@ -19,6 +19,7 @@ beat, or a ``work`` process, take up what was never enqueued and what failed::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 try:
     from celery import shared_task
@@ -30,6 +31,7 @@ from flask import current_app
 
 from .delivery import BATCH
 from .inbox import bound_inboxes
+from .worker import reconcile_all
 
 _SWEEP = 10_000
 
@@ -71,3 +73,12 @@ def sweep() -> None:
             enqueue(inbox.source, [id])  # each alone, because one of them may end its worker
     for inbox in inboxes:
         inbox.retain(if_due=True)
+
+
+@shared_task(name="flask_ants_dr.reconcile", ignore_result=True)  # type: ignore[untyped-decorator]
+def reconcile(every: float = 60.0) -> None:
+    """Ask ANTS's Message Logs for what no callback has brought.
+
+    :param every: unless any process has done so within so many seconds.
+    """
+    reconcile_all(bound_inboxes(current_app), timedelta(seconds=every), lambda: False)

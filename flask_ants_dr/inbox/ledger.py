@@ -225,14 +225,19 @@ class Ledger:
             return [_entry(row) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
 
-    def overdue(self, after: timedelta, *, limit: int = 100) -> list[Entry]:
+    def overdue(
+        self, after: timedelta, *, since: datetime | None = None, limit: int = 100
+    ) -> list[Entry]:
         """The messages that were expected or reported so long ago, and are not final.
 
+        :param since: when that was, at the earliest; aware.
         :param limit: how many, at most: the oldest.
         :raises InboxUnavailable: the database failed.
         """
         before = time.time() - after.total_seconds()
         is_overdue = ledger.c.open_since <= before
+        if since is not None:
+            is_overdue &= ledger.c.open_since >= since.timestamp()
         return self._find(is_overdue, limit=limit, order=ledger.c.open_since)
 
     def count_overdue(self, after: timedelta) -> int:
@@ -300,6 +305,29 @@ def record(
         rows[key]["reports"] = (other["reports"] if other else 0) + 1
     if rows:
         _upsert(connection, rows)
+
+
+def known(connection: Connection, source: str, messages: Mapping[str, MessageReport]) -> set[str]:
+    """Which reports, of any tenant, say what is here already: that have the same status.
+
+    :param messages: by whatever tells them apart.
+    """
+    ids = {message.message_id[:_CHARACTERS] for message in messages.values()}
+    theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.report).where(
+        ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.report.is_not(None)
+    )
+    found: set[tuple[str | None, ...]] = set()
+    for row in connection.execute(theirs) if ids else ():
+        _, name, *_ = json.loads(row.report)
+        # A number that is erased is still in the key.
+        found |= {(row.key, name), (row.message_id, row.to_number, name)}
+    return {
+        one
+        for one, message in messages.items()
+        for to in [message.to and as_reported(message.to)]
+        if (digest(*_origin(source, None), message.message_id, to), message.status.name) in found
+        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], message.status.name) in found
+    }
 
 
 def forget(
