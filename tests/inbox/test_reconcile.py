@@ -577,7 +577,12 @@ def test_a_worker_does_it(
         worker.reconcile_all([inbox], NONE, stop.is_set)
     assert "refuse the credentials (401)" in caplog.text
     assert "final states of 1 messages that no callback brought" in caplog.text
-    logs.answer = lambda query: (stop.set(), [])[1]
+
+    def last(query: dict[str, str]) -> list[Any]:
+        stop.set()
+        return []
+
+    logs.answer = last
     stop.clear()
     worker.work([inbox], concurrency=1, poll=0.01, once=False, stop=stop, reconcile=NONE)
     assert len(logs.queries) == 4
