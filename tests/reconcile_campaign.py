@@ -88,7 +88,7 @@ def reconcile(environment: dict[str, str]) -> dict[str, Any]:
 
 def wait_until_done(database: Engine) -> None:
     pending = text("SELECT count(*) FROM ants_dr_messages WHERE state IN ('waiting', 'claimed')")
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         with database.connect() as connection:
             if not connection.scalar(pending):
@@ -96,7 +96,9 @@ def wait_until_done(database: Engine) -> None:
         time.sleep(0.5)
 
 
-def campaign(kind: str, stack: ExitStack, messages: int, together: int, seconds: float) -> bool:
+def campaign(
+    kind: str, stack: ExitStack, messages: int, together: int, seconds: float, engine: str
+) -> bool:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     url, port = empty_database(kind, stack, folder), free_port()
     ants = create_app(
@@ -118,7 +120,7 @@ def campaign(kind: str, stack: ExitStack, messages: int, together: int, seconds:
         "FLASK_ANTS_DR_API_USERNAME": USERNAME,
         "FLASK_ANTS_DR_API_PASSWORD": PASSWORD,
         "FLASK_SQLALCHEMY_DATABASE_URI": url,
-        "HOST_ENGINE": "eager",
+        "HOST_ENGINE": engine,
         "HOST_LEDGER": "1",
         "HOST_RESTS": "0.5",
         "PYTHONPATH": str(TESTS),
@@ -134,7 +136,7 @@ def campaign(kind: str, stack: ExitStack, messages: int, together: int, seconds:
     Effect.metadata.create_all(database)
     commands = {
         "web": ["flask", "run", "--port", str(port)],
-        "worker": ["flask", "ants-dr", "work", "--poll", "0.2"],
+        "worker": ["flask", "ants-dr", "work", "--poll", "0.2", "--concurrency", "4"],
     }
     with running(commands, environment) as processes:
         wait_for(lambda: is_open(port))
@@ -165,7 +167,7 @@ def campaign(kind: str, stack: ExitStack, messages: int, together: int, seconds:
     )
     again = sum(number > 1 for number in effects.values())
     wrong = sum(after.get(id) != state for id, state in true.items())
-    print(f"{kind}: the web server was killed {kills} times")
+    print(f"{kind}, {engine}: the web server was killed {kills} times")
     for name, number in {
         "messages": len(sent),
         "whose final state no callback told": untold,
@@ -197,11 +199,19 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=5000)
     parser.add_argument("--together", type=int, default=10, help="in a bulk")
     parser.add_argument("--seconds", type=float, default=60, help="that sending takes")
+    parser.add_argument("--engine", choices=["eager", "deferred"], default="deferred")
     options = parser.parse_args()
     is_mended = True
     for kind in options.kinds:
         with ExitStack() as stack:
-            is_mended &= campaign(kind, stack, options.messages, options.together, options.seconds)
+            is_mended &= campaign(
+                kind,
+                stack,
+                options.messages,
+                options.together,
+                options.seconds,
+                options.engine,
+            )
     sys.exit(not is_mended)
 
 

@@ -100,6 +100,9 @@ KEYS = {
     "MAX_CONTENT_LENGTH",
     "MAX_MESSAGES",
     "INBOX_URL",
+    "API_URL",
+    "API_USERNAME",
+    "API_PASSWORD",
 }
 
 pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
@@ -239,7 +242,7 @@ def host(tmp_path: Path) -> Iterator[Flask]:
     """An application with messages in every state."""
     url = f"sqlite:///{tmp_path}/inbox.sqlite3"
     app = make_app(
-        DeliveryReportBlueprint(inbox=Inbox(max_attempts=1)),
+        DeliveryReportBlueprint(inbox=Inbox(max_attempts=1, ledger=True)),
         ANTS_DR_INBOX_URL=url,
         ANTS_DR_USERNAME=PAIR[0],
         ANTS_DR_PASSWORD=SECRET,
@@ -285,7 +288,7 @@ def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
 
 
 def check_flask(arguments: list[str], app: Flask) -> None:
-    """Run it; but parse only what would run for ever."""
+    """Run it; but parse only what would run for ever, or ask ANTS."""
     if arguments[0] == "--app":
         arguments = arguments[2:]
     if arguments[0] == "run":
@@ -295,7 +298,7 @@ def check_flask(arguments: list[str], app: Flask) -> None:
         return  # test_flask_migrate runs it
     group, name, *rest = arguments
     assert group == "ants-dr"
-    if name == "emulate" or (name == "work" and "--once" not in rest):
+    if name in {"emulate", "reconcile"} or (name == "work" and "--once" not in rest):
         cli.commands[name].make_context(name, rest)
         return
     if "--url" in rest:  # the server is here
@@ -335,7 +338,7 @@ def check_variable(arguments: list[str]) -> None:
         assert key.removeprefix("FLASK_ANTS_DR_") in KEYS
         app = Flask(__name__)
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("USERNAME", "PASSWORD"):
+            for name in ("USERNAME", "PASSWORD", "API_USERNAME", "API_PASSWORD"):
                 patch.setenv(f"FLASK_ANTS_DR_{name}", "x")
             patch.setenv(key, value)
             app.config.from_prefixed_env()
@@ -605,6 +608,42 @@ def test_reliability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bound_inbox(names["app"]).database.close()
 
 
+def test_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    monkeypatch.setenv("FLASK_ANTS_DR_INBOX_URL", f"sqlite:///{tmp_path}/inbox.sqlite3")
+    names = program(page("ledger"))
+    app = names["app"]
+    report = make_report(make_message("UNDELIVERED", message_id="order-41", to="66812345678"))
+    AntsClient(app.test_client()).deliver(report)
+    with app.app_context():
+        (entry,) = names["blueprint"].inbox.ledger.find(reference="41")
+    assert entry.state == "UNDELIVERED"
+    bound_inbox(app).database.close()
+
+
+def test_reconciliation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a local ANTS, which has lost a callback."""
+    ants = emulator.create_app(username=PAIR[0], password=SECRET, delay=0)
+    for name, value in {
+        "USERNAME": PAIR[0],
+        "PASSWORD": SECRET,
+        "API_USERNAME": PAIR[0],
+        "API_PASSWORD": SECRET,
+        "INBOX_URL": f"sqlite:///{tmp_path}/inbox.sqlite3",
+    }.items():
+        monkeypatch.setenv(f"FLASK_ANTS_DR_{name}", value)
+    with serving(ants) as url:
+        monkeypatch.setenv("FLASK_ANTS_DR_API_URL", url.removesuffix("/sms/callback"))
+        names = program(page("reconciliation"))
+        assert names["mend"]() == "0 new, 0 known, 0 callbacks were lost"
+    from flask_ants_dr.inbox import celery
+
+    tasks = {one["task"] for one in names["beat_schedule"].values()}
+    assert tasks == {celery.sweep.name, celery.reconcile.name}
+    bound_inbox(names["app"]).database.close()
+
+
 def test_sqlalchemy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report that comes before its row, and one whose sum is counted once."""
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.sqlite3")
@@ -808,6 +847,7 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     (metadata,) = names["target_metadata"]
     assert set(metadata.tables) == {
         "ants_dr_callbacks",
+        "ants_dr_ledger",
         "ants_dr_messages",
         "ants_dr_quarantine",
         "ants_dr_tasks",
