@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +28,9 @@ from flask_ants_dr.emulator import create_app
 from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import MessageLogsError
 from flask_ants_dr.inbox import Reconciled
+from flask_ants_dr.inbox import celery
 from flask_ants_dr.inbox import message_logs
+from flask_ants_dr.inbox import tasks
 from flask_ants_dr.inbox import worker
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.schemas import BANGKOK
@@ -532,11 +535,24 @@ def test_the_command(app: Flask, logs: Logs) -> None:
     assert ago(minutes=121) < logs.queries[0]["senddate_start"] < ago(minutes=119)
 
 
+def findings(app: Flask) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(run(app, "check", "--json", code=1))
+    return found
+
+
 def said(app: Flask) -> tuple[str, str]:
-    for line in json.loads(run(app, "check", "--json", code=1)):
+    for line in findings(app):
         if line["subject"] == "reconcile":
             return line["level"], line["text"]
     raise LookupError
+
+
+def test_when_it_was_done_long_ago(app: Flask, inbox: BoundInbox) -> None:
+    inbox.reconcile()
+    with inbox.database.begin() as connection:
+        tasks.note_state(connection, inbox.source, "reconcile", '{"at": 1.0}')
+    assert said(app)[0] == "warning"
+    assert "can no longer be asked for" in said(app)[1]
 
 
 def test_check(app: Flask, inbox: BoundInbox, logs: Logs, make_inbox_app: MakeApp) -> None:
@@ -562,7 +578,7 @@ def test_once_per_fleet(make_inbox_app: MakeApp, logs: Logs) -> None:
 
 
 def test_a_worker_does_it(
-    app: Flask, inbox: BoundInbox, logs: Logs, caplog: pytest.LogCaptureFixture
+    make_inbox_app: MakeApp, inbox: BoundInbox, logs: Logs, caplog: pytest.LogCaptureFixture
 ) -> None:
     stop = Event()
     answers: list[Any] = [("", 401), [callback(report())], []]
@@ -584,8 +600,40 @@ def test_a_worker_does_it(
 
     logs.answer = last
     stop.clear()
+    # A blueprint that is not set up is passed over.
+    worker.reconcile_all([bound_inbox(make_inbox_app())], NONE, stop.is_set)
     worker.work([inbox], concurrency=1, poll=0.01, once=False, stop=stop, reconcile=NONE)
     assert len(logs.queries) == 4
+
+
+def test_the_task_of_celery(app: Flask, logs: Logs) -> None:
+    logs.say(callback(report()))
+    with app.app_context():
+        celery.reconcile()
+        celery.reconcile()
+    assert len(logs.queries) == rows(app) == 1
+
+
+def test_without_an_http_client(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, message_logs.__name__)
+    line = "reconcile needs an HTTP client: pip install 'Flask-ANTS-DR[simulator]'."
+    assert line in run(app, "reconcile", code=1)
+    level, text = said(app)
+    assert level == "error"
+    assert "pip install 'Flask-ANTS-DR[simulator]'" in text
+
+
+def test_a_database_that_fails(
+    app: Flask, inbox: BoundInbox, logs: Logs, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs.say(callback(report()))
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE ants_dr_tasks")
+    assert "database failed" in run(app, "reconcile", code=1)
+    worker.reconcile_all([inbox], NONE, lambda: False)
+    assert "the database failed; trying again" in caplog.text
+    assert "reconcile" not in [line["subject"] for line in findings(app)]
 
 
 # With the emulator.
