@@ -69,7 +69,7 @@ def send(root: str, callback: str, messages: int, together: int, seconds: float)
 
 
 def kill_now_and_then(processes: Processes, port: int, over: threading.Event) -> None:
-    while not over.wait(random.uniform(3, 9)):
+    while not over.wait(random.uniform(8, 20)):
         processes.kill("web")
         processes.kills["web"] += 1
         processes.start("web")

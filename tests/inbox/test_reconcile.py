@@ -162,12 +162,14 @@ def test_what_no_callback_brought(inbox: BoundInbox, logs: Logs, heard: Heard) -
     ],
 )
 def test_what_a_callback_brought_otherwise(
-    app: Flask, inbox: BoundInbox, logs: Logs, heard: Heard, members: dict[str, Any]
+    make_inbox_app: MakeApp, logs: Logs, members: dict[str, Any]
 ) -> None:
     """With another precision, another URL, without its bulk."""
+    app = make_inbox_app(config=of(logs.url))
+    heard = Heard(app)
     post(app, report() | members, url="/sms/callback?order=41", bulkId=None)
     logs.say(callback(report()))
-    assert inbox.reconcile() == Reconciled(asked=1, found=1, known=1)
+    assert bound_inbox(app).reconcile() == Reconciled(asked=1, found=1, known=1)
     assert rows(app) == len(heard.messages) == 1
 
 
@@ -242,7 +244,8 @@ def test_it_goes_on_where_something_was_open(inbox: BoundInbox, logs: Logs) -> N
 
 
 def test_dry_run(app: Flask, inbox: BoundInbox, logs: Logs, heard: Heard) -> None:
-    logs.say(callback(report(), report(), report("2"), detail(messageId="", status=None)))
+    bad = detail(messageId="", status=None)
+    logs.say(callback(report(), report("2"), bad), callback(report()))
     would = inbox.reconcile(dry_run=True)
     assert would == Reconciled(asked=1, found=4, known=1, new=2, mended=2, refused=1)
     assert rows(app) == rows(app, "callbacks") == rows(app, "tasks") == 0
