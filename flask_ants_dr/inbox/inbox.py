@@ -572,7 +572,6 @@ class BoundInbox:
         :raises RuntimeError: ``overdue`` is given, and there is no ledger.
         :raises InboxUnavailable: the database failed.
         """
-        reconcile.check_setup(self)
         if every is not None and not reconcile.due(self, every):
             return Reconciled()
         return reconcile.apply(

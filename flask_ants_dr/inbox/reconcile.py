@@ -112,13 +112,13 @@ def apply(
 
     :raises MessageLogsError: they cannot be asked. What was handed on before stays.
     """
-    from .message_logs import Stopped
-
     now = time.time()
     state = _state(inbox)
     oldest = now - REACH.total_seconds()
     with closing(_connect(inbox, stop)) as logs:
-        run = _Run(inbox, logs, now - grace.total_seconds(), dry_run=dry_run)
+        from .message_logs import Stopped
+
+        run = _Run(inbox, logs, now - grace.total_seconds(), stop, dry_run=dry_run)
         if not (dry_run or state.get("is_filled")):
             _fill(inbox, oldest)
         until: float | None = None
@@ -126,11 +126,11 @@ def apply(
         try:
             start = None if since is None else now - since.total_seconds()
             if overdue is not None:
-                start = _ask_for_overdue(run, overdue, oldest, start, stop)
+                start = _ask_for_overdue(run, overdue, oldest, start)
             elif start is None:
                 start = state.get("until", oldest)
             if start is not None:
-                _ask_for_window(run, max(start, oldest), now, stop, progress)
+                _ask_for_window(run, max(start, oldest), now, progress)
                 # What is open may change, however long ago it was sent.
                 until = min(run.open_since, now - _OVERLAP)
             is_done = True
@@ -213,7 +213,6 @@ def _ask_for_overdue(
     overdue: timedelta,
     oldest: float,
     start: float | None,
-    stop: Callable[[], bool],
 ) -> float | None:
     """Ask for each overdue message, or return from when on to ask where they are many."""
     from .message_logs import Stopped
@@ -226,7 +225,7 @@ def _ask_for_overdue(
         begin = min(one.timestamp() for one in times if one is not None) - _OVERLAP
         return begin if start is None else min(begin, start)
     for message_id in dict.fromkeys(one.message_id for one in entries):
-        if stop():
+        if run.stop():
             raise Stopped
         run.hand_on(run.logs.of_message(message_id).reports)
     return start
@@ -236,7 +235,6 @@ def _ask_for_window(
     run: _Run,
     start: float,
     now: float,
-    stop: Callable[[], bool],
     progress: Callable[[float], None],
 ) -> None:
     from .message_logs import Stopped
@@ -244,7 +242,7 @@ def _ask_for_window(
     begin, end = int(start), ceil(now) + _OVERLAP
     windows = [(begin, end)]
     while windows:
-        if stop():
+        if run.stop():
             raise Stopped
         first, last = windows.pop()
         answer = run.logs.between(first, last)
@@ -269,7 +267,13 @@ class _Run:
     """
 
     def __init__(
-        self, inbox: BoundInbox, logs: MessageLogs, settled: float, *, dry_run: bool
+        self,
+        inbox: BoundInbox,
+        logs: MessageLogs,
+        settled: float,
+        stop: Callable[[], bool],
+        *,
+        dry_run: bool,
     ) -> None:
         self.inbox = inbox
         self.logs = logs
@@ -278,6 +282,7 @@ class _Run:
         self.mended = 0
         self._registration = registrations(inbox.app)[inbox.source]
         self._settled = settled
+        self.stop = stop
         self._dry_run = dry_run
         self._found = self._new = self._known = self._refused = self._recent = 0
         # With dry_run nothing is stored that a second window could find.
@@ -295,12 +300,18 @@ class _Run:
         )
 
     def hand_on(self, reports: Sequence[Mapping[str, Any]]) -> None:
-        """Hand on what is not known of what Message Logs answered."""
+        """Hand on what is not known of what Message Logs answered.
+
+        :raises Stopped: the process is to end.
+        """
+        from .message_logs import Stopped
         from .message_logs import details_of
 
         for report in reports:
             details = details_of(report)
             for start in range(0, len(details), _TOGETHER):
+                if self.stop():
+                    raise Stopped
                 self._take({**report, "details": details[start : start + _TOGETHER]})
 
     def _take(self, payload: dict[str, Any]) -> None:

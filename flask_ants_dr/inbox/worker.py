@@ -20,7 +20,7 @@ from .inbox import BoundInbox
 _logger = logging.getLogger(__name__)
 
 _JOINED = 0.1  # seconds
-_MENDED = 1.0  # seconds between looks whether Message Logs are to be asked
+_MENDED = 5.0  # seconds between looks whether Message Logs are to be asked
 _RETAINED = 60.0  # seconds between looks whether retention is due
 
 BLOCKED = 75

@@ -362,6 +362,13 @@ def test_it_ends_while_it_waits(inbox: BoundInbox, logs: Logs) -> None:
     assert inbox.reconciliation()["at"] is None
 
 
+def test_it_ends_while_it_hands_on(app: Flask, inbox: BoundInbox, logs: Logs) -> None:
+    logs.say(callback(*[report(f"{number}") for number in range(600)]))
+    found = inbox.reconcile(stop=lambda: rows(app) >= 500)
+    assert (found.new, rows(app)) == (500, 500)
+    assert inbox.reconcile().new == 100
+
+
 @pytest.mark.usefixtures("logs")
 def test_a_server_that_is_down(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(config=of(f"http://127.0.0.1:{free_port()}"))
@@ -586,12 +593,7 @@ def test_a_worker_does_it(
     stop = Event()
     answers: list[Any] = [("", 401), [callback(report())], []]
 
-    def answer(query: dict[str, str]) -> Any:
-        if len(answers) == 1:
-            stop.set()
-        return answers.pop(0)
-
-    logs.answer = answer
+    logs.answer = lambda query: answers.pop(0)
     while answers:
         worker.reconcile_all([inbox], NONE, stop.is_set)
     assert "refuse the credentials (401)" in caplog.text
