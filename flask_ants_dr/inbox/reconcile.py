@@ -131,8 +131,9 @@ def apply(
                 start = state.get("until", oldest)
             if start is not None:
                 _ask_for_window(run, max(start, oldest), now, progress)
-                # What is open may change, however long ago it was sent.
-                until = min(run.open_since, now - _OVERLAP)
+                if start <= max(state.get("until", oldest), oldest):  # it has left out nothing
+                    # What is open may change, however long ago it was sent.
+                    until = min(run.open_since, now - _OVERLAP)
             is_done = True
         except Stopped:
             pass  # what is left is for the next time
