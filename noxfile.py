@@ -136,6 +136,15 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session
+def reconcile(session: nox.Session) -> None:
+    """The reconcile campaign: callbacks get lost, and Message Logs are asked once."""
+    session.install("-e", ".[test]")
+    short = ("postgresql", "--messages", "1000", "--seconds", "15")
+    options = session.posargs or short
+    session.run("python", "-W", "ignore", "tests/reconcile_campaign.py", *options)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """The benchmarks, one round: every contender hands on every message."""
     session.install("-e", ".[benchmark]")

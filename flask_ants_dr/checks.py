@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
 from inspect import signature
@@ -32,6 +35,8 @@ _BYTES_OF_A_BULK = _MESSAGES_OF_A_BULK * (1600 * 3 + 1000)
 _PASSWORD_CHARACTERS = 12
 _MINUTES_WITHOUT_WORKER = 10
 _DAYS_OVERDUE = 1
+_HOURS_UNRECONCILED = 24
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 Level = Literal["ok", "warning", "error"]
 
@@ -67,6 +72,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         _inbox,
         _session,
         _retention,
+        _reconciliation,
         _subscribers,
     )
     return [
@@ -293,6 +299,47 @@ def _retention(app: Flask, registration: Registration) -> _Found:
         )
     else:
         yield "ok", "kept", text
+
+
+def _reconciliation(app: Flask, registration: Registration) -> _Found:
+    if registration.inbox is None:
+        return
+    settings, prefix = registration.settings, registration.config_prefix
+    name = "reconcile"
+    if settings.api_credentials is None:
+        cure = f"set {prefix}_API_USERNAME and {prefix}_API_PASSWORD, see flask ants-dr reconcile"
+        yield "ok", name, f"not set up: what ANTS could not post is not asked for; {cure}"
+        return
+    url = settings.api_url
+    if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+        yield (
+            "warning",
+            name,
+            f"{prefix}_API_URL is not HTTPS: everyone on the way reads the password",
+        )
+    if find_spec("httpx") is None:
+        yield (
+            "error",
+            name,
+            "it needs an HTTP client: pip install 'Flask-ANTS-DR[simulator]'",
+        )
+        return
+    try:
+        last = registration.inbox.reconciliation()
+    except InboxUnavailable:
+        return  # of which the inbox's own finding tells
+    if last["at"] is None:
+        cure = "run flask ants-dr reconcile, or flask ants-dr work --reconcile 10m"
+        yield "warning", name, f"set up, and never done: {cure}"
+        return
+    at = datetime.fromtimestamp(last["at"], UTC).isoformat(timespec="minutes")
+    text = f"last done at {at}; in 48 hours it brought {last['mended'] or 0:,} final states"
+    if last["mended"]:
+        yield "warning", name, f"{text} that no callback had: callbacks are lost on their way"
+    elif time.time() - last["at"] > _HOURS_UNRECONCILED * 3600:
+        yield "warning", name, f"{text}; what is older than 48 hours can no longer be asked for"
+    else:
+        yield "ok", name, text
 
 
 def _days(days: float | None) -> str:

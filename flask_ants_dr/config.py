@@ -5,12 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field
 from datetime import tzinfo
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 from zoneinfo import available_timezones
 
 from .auth import digest
+
+_API_URL = "https://api-service.ants.co.th"  # from ANTS's documentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,10 @@ class Settings:
     max_content_length: int
     """Bytes."""
     max_messages: int
+    api_url: str = _API_URL
+    """Where Message Logs are, without a slash at its end."""
+    api_credentials: tuple[str, str] | None = field(default=None, repr=False)
+    """The pair that is presented there."""
 
 
 def read_settings(config: Mapping[str, Any], prefix: str, *, needs_credentials: bool) -> Settings:
@@ -65,6 +73,8 @@ def read_settings(config: Mapping[str, Any], prefix: str, *, needs_credentials: 
         timezone=_timezone(config, f"{prefix}_TIMEZONE"),
         max_content_length=_limit(config, f"{prefix}_MAX_CONTENT_LENGTH", 8 * 1024 * 1024, "bytes"),
         max_messages=_limit(config, f"{prefix}_MAX_MESSAGES", 10_000, "messages"),
+        api_url=_url(config, f"{prefix}_API_URL"),
+        api_credentials=_api_credentials(config, prefix),
     )
 
 
@@ -80,17 +90,53 @@ def _credentials(config: Mapping[str, Any], prefix: str) -> list[tuple[str, str]
     username, password = (config.get(key) for key in keys)
     if (username, password) != (None, None):
         pairs.append((" and ".join(keys), username, password))
-    for key, *pair in pairs:
-        for text in pair:
-            # from_prefixed_env() reads what looks like a number as one.
-            if type(text) not in (str, int) or text == "":
-                raise ValueError(
-                    f"{key} must all be strings that are not empty; in the environment, put a value"
-                    " that looks like JSON into double quotes of its own."
-                )
-        if ":" in str(pair[0]):
-            raise ValueError(f"{key}: a user name cannot have a colon in HTTP Basic.")
-    return [(str(name), str(password)) for _, name, password in pairs]
+    return [_pair(*pair) for pair in pairs]
+
+
+def _api_credentials(config: Mapping[str, Any], prefix: str) -> tuple[str, str] | None:
+    keys = f"{prefix}_API_USERNAME", f"{prefix}_API_PASSWORD"
+    username, password = (config.get(key) for key in keys)
+    if (username, password) == (None, None):
+        return None
+    return _pair(" and ".join(keys), username, password)
+
+
+def _pair(key: str, *pair: object) -> tuple[str, str]:
+    for text in pair:
+        # from_prefixed_env() reads what looks like a number as one.
+        if type(text) not in (str, int) or text == "":
+            raise ValueError(
+                f"{key} must all be strings that are not empty; in the environment, put a value"
+                " that looks like JSON into double quotes of its own."
+            )
+    username, password = map(str, pair)
+    if ":" in username:
+        raise ValueError(f"{key}: a user name cannot have a colon in HTTP Basic.")
+    return username, password
+
+
+def _url(config: Mapping[str, Any], key: str) -> str:
+    url = config.get(key, _API_URL)
+    try:
+        parts = urlsplit(url)
+        is_good = (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and "@" not in parts.netloc
+            and not parts.query
+            and not parts.fragment
+            and url.isprintable()
+            and " " not in url
+        )
+    except (AttributeError, TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        raise ValueError(
+            f"{key} must be a URL such as {_API_URL}, without credentials, which belong"
+            f" into {key.removesuffix('_URL')}_USERNAME and _PASSWORD."
+        )
+    return str(url).rstrip("/")
 
 
 def _timezone(config: Mapping[str, Any], key: str) -> tzinfo:

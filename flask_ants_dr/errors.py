@@ -85,6 +85,13 @@ class InboxUnavailable(CallbackError):
     title = "Service Unavailable"
 
 
+class MessageLogsError(Exception):
+    """ANTS's Message Logs cannot be asked, or their answer cannot be read.
+
+    Its text is one line with the cure, without a value of the answer.
+    """
+
+
 #: What a callback can be answered with, besides 200, whether there is an inbox or not.
 REFUSALS: tuple[type[CallbackError], ...] = (
     MalformedBody,

@@ -52,6 +52,9 @@ class DurableInbox(Protocol):
     def kept(self) -> dict[str, float | None]:
         """How many days what is kept, and is overdue."""
 
+    def reconciliation(self) -> dict[str, float | None]:
+        """When Message Logs were asked last, and how much no callback had brought."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:

@@ -6,8 +6,10 @@ import os
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 from weakref import ReferenceType
@@ -133,10 +135,15 @@ def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
     apps = []
 
     def make(
-        *, schema: type[ReportSchema] = ReportSchema, url: str = inbox_url, **options: Any
+        *,
+        schema: type[ReportSchema] = ReportSchema,
+        url: str = inbox_url,
+        rule: str = "/sms/callback",
+        config: Mapping[str, Any] = MappingProxyType({}),
+        **options: Any,
     ) -> Flask:
-        blueprint = DeliveryReportBlueprint(schema=schema, inbox=Inbox(**options))
-        app = make_app(blueprint, ANTS_DR_INBOX_URL=url)
+        blueprint = DeliveryReportBlueprint(rule=rule, schema=schema, inbox=Inbox(**options))
+        app = make_app(blueprint, ANTS_DR_INBOX_URL=url, **config)
         apps.append(app)
         if not url.startswith("sqlite"):
             bound_inbox(app).database.create_tables()

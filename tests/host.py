@@ -4,7 +4,8 @@ It is configured from the environment: ``FLASK_ANTS_DR_*``, and ``HOST_ENGINE`` 
 ``deferred`` or ``celery``), ``HOST_RECORD`` (a file that gets a line for each message),
 ``HOST_KILL`` (the id of a message at which the process dies, once), ``HOST_FAIL`` (the id of a
 message at which a second subscriber fails three times) and ``HOST_BROKER``. With
-``FLASK_SQLALCHEMY_DATABASE_URI`` the inbox is in that database, and two subscribers write there.
+``FLASK_SQLALCHEMY_DATABASE_URI`` the inbox is in that database, and two subscribers write there;
+with ``HOST_LEDGER`` it keeps a ledger, and they write of each status of a message.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def create_app() -> Flask:
         backoff=0.1,
         max_attempts=100,
         timeout=20,
+        ledger="HOST_LEDGER" in os.environ,
     )
     app.register_blueprint(DeliveryReportBlueprint(inbox=inbox))
     if in_own_database:
@@ -128,13 +130,18 @@ def append(path: Path, message: MessageReport) -> None:
 
 def leaves(app: Flask, message: MessageReport, **extra: Any) -> None:
     """It leaves the commit to the inbox."""
-    db.session.add(Effect(of=message.message_id, by="leaves"))
+    db.session.add(Effect(of=_of(message), by="leaves"))
 
 
 def fails_at_times(app: Flask, message: MessageReport, **extra: Any) -> None:
     """It fails a third of the time, and else commits itself."""
-    db.session.add(Effect(of=message.message_id, by="fails"))
+    db.session.add(Effect(of=_of(message), by="fails"))
     db.session.flush()
     if random.random() < 1 / 3:
         raise RuntimeError("a third of the time")
     db.session.commit()
+
+
+def _of(message: MessageReport) -> str:
+    status = f" {message.status.name}" if "HOST_LEDGER" in os.environ else ""
+    return f"{message.message_id}{status}"

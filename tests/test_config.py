@@ -51,6 +51,29 @@ NO_PAIR: dict[str, Any] = {"ANTS_DR_USERNAME": None, "ANTS_DR_PASSWORD": None}
             for key, unit in [("MAX_CONTENT_LENGTH", "bytes"), ("MAX_MESSAGES", "messages")]
             for value in ("8MB", "100", 0, -1, 1.5, None, True)
         ),
+        ({"ANTS_DR_API_USERNAME": "a"}, "ANTS_DR_API_USERNAME and ANTS_DR_API_PASSWORD must all"),
+        ({"ANTS_DR_API_PASSWORD": "a"}, "ANTS_DR_API_USERNAME and ANTS_DR_API_PASSWORD must all"),
+        (
+            {"ANTS_DR_API_USERNAME": "a:b", "ANTS_DR_API_PASSWORD": "c"},
+            "ANTS_DR_API_PASSWORD: a user name cannot have a colon",
+        ),
+        *(
+            ({"ANTS_DR_API_URL": value}, "ANTS_DR_API_URL must be a URL such as https://api-serv")
+            for value in (
+                "api-service.ants.co.th",
+                "ftp://ants.example",
+                "https://",
+                "https://name:planted@ants.example",
+                "https://ants.example?a=b",
+                "https://ants.example#a",
+                "https://ants.example:port",
+                "https://ants.example/a b",
+                "https://[ants",
+                "",
+                None,
+                7,
+            )
+        ),
     ],
 )
 def test_wrong_configurations(config: dict[str, Any], message: str) -> None:

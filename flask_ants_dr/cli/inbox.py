@@ -24,6 +24,7 @@ from flask.cli import AppGroup
 from ..decoding import decode
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
+from ..errors import MessageLogsError
 from ..escaping import printable
 from ..registration import registrations
 from .group import NUMBER
@@ -44,7 +45,7 @@ older_than = partial(click.option, "--older-than", metavar="AGE")
 AGE = "E.g. 30d, 12h, 15m or 60s."
 
 _LONGEST_AGE = 1000 * 365 * 86_400  # seconds, which a date can be before now
-_PARTS = 1000  # of a progress bar
+PARTS = 1000  # of a progress bar
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -101,8 +102,15 @@ def init_db(inboxes: list[BoundInbox]) -> None:
     callback=finite,
     help="Seconds between looks at an inbox in which nothing is due.",
 )
+@click.option(
+    "--reconcile",
+    metavar="AGE",
+    help="Also do what 'flask ants-dr reconcile' does, as often as this, e.g. 10m.",
+)
 @with_inboxes
-def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -> None:
+def work(
+    inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float, reconcile: str | None
+) -> None:
     """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
 
     Any number of these can run, on any number of machines unless the database is SQLite. At the
@@ -111,6 +119,11 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
     """
     from ..inbox import worker
 
+    if once and reconcile:
+        raise click.UsageError("Give --once or --reconcile: 'flask ants-dr reconcile' is once.")
+    every = ago(reconcile) if reconcile else None
+    if every:
+        configured(inboxes)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -126,7 +139,13 @@ def work(inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float) -
         url = inbox.database.url.render_as_string(hide_password=True)
         click.echo(f"{inbox.source}: dispatching what is in {url}", err=True)
     is_blocked = worker.work(
-        inboxes, concurrency=concurrency, poll=poll, once=once, stop=stop, done=count
+        inboxes,
+        concurrency=concurrency,
+        poll=poll,
+        once=once,
+        stop=stop,
+        reconcile=every,
+        done=count,
     )
     _progress(f"{total} messages dispatched", last=True)
     for inbox in inboxes if once else ():
@@ -258,8 +277,8 @@ def erase(inboxes: list[BoundInbox], number: str, dry_run: bool) -> None:
     """
     pending = False
     for inbox in inboxes:
-        with click.progressbar(length=_PARTS, label=inbox.source) as progress:
-            show = partial(_show_part, progress)
+        with click.progressbar(length=PARTS, label=inbox.source) as progress:
+            show = partial(show_part, progress)
             try:
                 erased = inbox.erase(number, dry_run=dry_run, progress=show)
             except ValueError as error:
@@ -376,8 +395,8 @@ def _progress(text: str, *, last: bool = False) -> None:
         click.echo(("\r" if on_terminal else "") + text, nl=last, err=True)
 
 
-def _show_part(progress: ProgressBar[int], part: float) -> None:
-    progress.update(round(part * _PARTS) - progress.pos)
+def show_part(progress: ProgressBar[int], part: float) -> None:
+    progress.update(round(part * PARTS) - progress.pos)
 
 
 def _check_selection(ids: Iterable[int], all_: bool) -> None:
@@ -394,6 +413,19 @@ def _seconds(age: str) -> float:
     if not found:
         raise click.BadParameter("must be a number and s, m, h or d, such as 30d.")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def configured(inboxes: list[BoundInbox]) -> list[BoundInbox]:
+    """The inboxes that Message Logs can be asked for."""
+    from ..inbox import reconcile
+
+    found = [inbox for inbox in inboxes if reconcile.is_configured(inbox)]
+    try:
+        for inbox in found or inboxes:
+            reconcile.check_setup(inbox)
+    except MessageLogsError as error:
+        raise click.ClickException(str(error)) from None
+    return found
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:

@@ -7,6 +7,7 @@ except ModuleNotFoundError:
         "flask_ants_dr.inbox needs SQLAlchemy: pip install 'Flask-ANTS-DR[inbox]'"
     ) from None
 
+from ..errors import MessageLogsError as MessageLogsError
 from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
 from .inbox import Redelivered as Redelivered
@@ -16,6 +17,7 @@ from .ledger import Entry as Entry
 from .ledger import Ledger as Ledger
 from .messages import DeadMessage as DeadMessage
 from .quarantine import Quarantined as Quarantined
+from .reconcile import Reconciled as Reconciled
 from .retention import Erased as Erased
 from .retention import Retained as Retained
 from .tables import metadata as metadata

@@ -23,11 +23,13 @@ from sqlalchemy import select
 from sqlalchemy import update
 
 from ..models import DeliveryReport
+from ..models import DeliveryState
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
 from .dialects import among
 from .dialects import dialect_of
+from .phones import as_reported
 from .tables import callbacks
 from .tables import is_done
 from .tables import messages
@@ -74,6 +76,20 @@ def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, Messa
         # What was stored before the query was part of the key.
         found = by_key(replace(envelope, query={}), report) | found
     return found
+
+
+def status_key(source: str, message: MessageReport) -> str:
+    """What is the same however a status of a message is reported: by whichever tenant's or order's
+    URL, with or without its bulk, and whatever its date.
+    """
+    to, status = message.to, message.status
+    return digest(
+        source,
+        message.message_id,
+        _told(message, "to", to and as_reported(to)),
+        # Some write more into the name than can be seen.
+        status.name if status.state is DeliveryState.UNKNOWN else status.state.value,
+    )
 
 
 def key_of_body(envelope: Envelope) -> str:

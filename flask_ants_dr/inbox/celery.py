@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 try:
     from celery import shared_task
@@ -31,6 +32,7 @@ from flask import current_app
 
 from .delivery import BATCH
 from .inbox import bound_inboxes
+from .worker import reconcile_all
 
 _SWEEP = 10_000
 
@@ -87,3 +89,12 @@ def sweep() -> None:
             drain.apply_async((inbox.source,), retry=False, ignore_result=True, expires=_DRAIN)
     for inbox in inboxes:
         inbox.retain(if_due=True)
+
+
+@shared_task(name="flask_ants_dr.reconcile", ignore_result=True)  # type: ignore[untyped-decorator]
+def reconcile(every: float = 60.0) -> None:
+    """Ask ANTS's Message Logs for what no callback has brought.
+
+    :param every: unless any process has done so within so many seconds.
+    """
+    reconcile_all(bound_inboxes(current_app), timedelta(seconds=every), lambda: False)

@@ -54,6 +54,7 @@ from .tables import mysql_metadata
 
 _HOUR = 3600
 
+_KEY_CHARACTERS = 32  # of each key
 # Of SQLite's PRAGMA synchronous.
 _NORMAL = 1
 _FULL = 2
@@ -128,7 +129,7 @@ class Dialect(ABC):
         self,
         connection: Connection,
         table: Table,
-        positions: Mapping[str, int],
+        rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
         """See :func:`insert_new`."""
@@ -191,23 +192,26 @@ class _WithReturning(Dialect):
     """One that says what it has changed."""
 
     @abstractmethod
-    def each(self, positions: Mapping[str, int]) -> Any:
+    def each(self, texts: Mapping[str, str]) -> Any:
         """The rows ``key``, ``value`` of a mapping, which is one parameter."""
 
     def insert_new(
         self,
         connection: Connection,
         table: Table,
-        positions: Mapping[str, int],
+        rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
         columns = [literal(value).label(name) for name, value in values.items()]
-        # All keys are one parameter, so that it is one statement for any number of them.
-        each = self.each(positions)
-        position = cast(each.c.value, Integer)
-        chosen = select(*columns, each.c.key, position).where(true())
-        statement = self.insert(table).from_select([*values, "key", "position"], chosen)
-        return self._new(connection, table, statement)
+        # All rows are one parameter, so that it is one statement for any number of them.
+        each = self.each(
+            {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
+        )
+        status_key = func.substr(each.c.value, 1, _KEY_CHARACTERS)
+        position = cast(func.substr(each.c.value, _KEY_CHARACTERS + 1), Integer)
+        chosen = select(*columns, each.c.key, position, status_key).where(true())
+        names = [*values, "key", "position", "status_key"]
+        return self._new(connection, table, self.insert(table).from_select(names, chosen))
 
     def insert_rows(
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
@@ -303,8 +307,8 @@ class SQLite(_WithReturning):
         each = func.json_each(json.dumps(list(ids))).table_valued("value")
         return column.in_(select(each.c.value))
 
-    def each(self, positions: Mapping[str, int]) -> Any:
-        return func.json_each(json.dumps(positions)).table_valued("key", "value")
+    def each(self, texts: Mapping[str, str]) -> Any:
+        return func.json_each(json.dumps(texts)).table_valued("key", "value")
 
 
 def is_in_memory(url: URL) -> bool:
@@ -414,8 +418,8 @@ class PostgreSQL(_WithReturning):
         chosen = select(*each.render_derived(with_types=True).c)
         return self.upsertion(self.insert(table).from_select(names, chosen), changes)
 
-    def each(self, positions: Mapping[str, int]) -> Any:
-        return func.json_each_text(literal(positions, JSON)).table_valued("key", "value")
+    def each(self, texts: Mapping[str, str]) -> Any:
+        return func.json_each_text(literal(texts, JSON)).table_valued("key", "value")
 
 
 class MySQL(Dialect):
@@ -480,11 +484,14 @@ class MySQL(Dialect):
         self,
         connection: Connection,
         table: Table,
-        positions: Mapping[str, int],
+        rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
-        rows = [{**values, "key": key, "position": position} for key, position in positions.items()]
-        return self.insert_rows(connection, table, rows)
+        each = [
+            {**values, "key": key, "position": position, "status_key": status_key}
+            for key, (position, status_key) in rows.items()
+        ]
+        return self.insert_rows(connection, table, each)
 
     def insert_rows(
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
@@ -556,14 +563,17 @@ def among(
 
 
 def insert_new(
-    connection: Connection, table: Table, positions: Mapping[str, int], values: Mapping[str, Any]
+    connection: Connection,
+    table: Table,
+    rows: Mapping[str, tuple[int, str]],
+    values: Mapping[str, Any],
 ) -> dict[str, int]:
     """Insert, in one statement, the rows whose key is not there, and return their ids by key.
 
-    :param positions: of the rows, by their keys.
+    :param rows: the position and the status key of each, by its key.
     :param values: what is the same in all of them: a ``callback_id`` among it.
     """
-    return dialect_of(connection).insert_new(connection, table, positions, values)
+    return dialect_of(connection).insert_new(connection, table, rows, values)
 
 
 def insert_rows(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from datetime import UTC
 from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ from . import delivery
 from . import ledger
 from . import messages
 from . import quarantine
+from . import reconcile
 from . import retention
 from .callbacks import by_key
 from .callbacks import by_stored_key
@@ -57,6 +59,8 @@ from .messages import Claimed
 from .messages import DeadMessage
 from .quarantine import Entry
 from .quarantine import Quarantined
+from .reconcile import GRACE
+from .reconcile import Reconciled
 from .retention import DAY
 from .retention import Erased
 from .retention import Retained
@@ -244,6 +248,10 @@ class BoundInbox:
         """
         now, token = time.time(), uuid4().hex
         message_by_key = by_key(envelope, report)
+        status_keys = {
+            key: callbacks.status_key(self.source, message)
+            for key, message in message_by_key.items()
+        }
         is_replay = callback_id is not None
         if is_replay:
             invalid = _not_erased(invalid)
@@ -259,7 +267,7 @@ class BoundInbox:
                 callbacks.lock(connection, [id])
                 callbacks.note_bulk(connection, id, report.bulk_id)
             new = messages.insert(
-                connection, id, self.source, message_by_key, claim=claim, due_at=due_at
+                connection, id, self.source, status_keys, claim=claim, due_at=due_at
             )
             if is_replay:
                 quarantine.remove(connection, id, {one.position for one in entries})
@@ -527,6 +535,61 @@ class BoundInbox:
         """
         before = time.time() - older_than
         return self.database.run(partial(quarantine.purge, source=self.source, before=before))
+
+    def reconcile(
+        self,
+        since: timedelta | None = None,
+        *,
+        overdue: timedelta | None = None,
+        grace: timedelta = GRACE,
+        dry_run: bool = False,
+        every: timedelta | None = None,
+        stop: Callable[[], bool] | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Reconciled:
+        """Ask ANTS's Message Logs, and hand on what no callback has brought.
+
+        It is handed on as a callback is: to subscribers, ledger and quarantine. What is there with
+        the same message, ``to`` and status is known, whatever its URL and its date.
+
+        :param since: ask for what was sent within this time, of at most 48 hours, which is how far
+            Message Logs go. By default, since the oldest message that was still under way the last
+            time.
+        :param overdue: ask for each message instead that the ledger has as overdue for so long; or
+            since the first of them, where they are many. With ``since``, for both.
+        :param grace: leave what was done within this time: its callback may be on its way.
+        :param dry_run: hand on nothing, and say what would be.
+        :param every: only if no process has done so for so long.
+        :param stop: asked before each request, and while it waits; the rest is for the next time.
+        :param progress: called with the part that has been asked for, up to 1.
+        :return: what was found.
+        :raises MessageLogsError: they cannot be asked, or not be read; or their credentials are not
+            configured, or ``httpx`` is not installed (extra ``simulator``).
+        :raises RuntimeError: ``overdue`` is given, and there is no ledger.
+        :raises InboxUnavailable: the database failed.
+        """
+        if every is not None and not reconcile.due(self, every):
+            return Reconciled()
+        return reconcile.apply(
+            self,
+            since=since,
+            overdue=overdue,
+            grace=grace,
+            dry_run=dry_run,
+            stop=stop or _never,
+            progress=progress or _ignore,
+        )
+
+    def reconciliation(self) -> dict[str, float | None]:
+        """When it was done last, and what it had to mend.
+
+        ``at`` is in seconds since 1970, or ``None``. ``mended`` is of how many messages the final
+        state came by no callback, in 48 hours.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        at, mended = reconcile.last(self)
+        return {"at": at, "mended": mended}
 
     def show(self, id: int) -> tuple[Quarantined, Envelope]:
         """One entry of the quarantine, and the callback that it is of.

@@ -33,6 +33,7 @@ from ..models import Status
 from .callbacks import digest
 from .dialects import among
 from .dialects import upsert
+from .phones import as_reported
 from .phones import international
 from .tables import ledger
 
@@ -260,14 +261,19 @@ class Ledger:
         with self._inbox.database.begin(writes=False) as connection:
             return dict(zip(_STATES, connection.execute(_COUNTS, said).one(), strict=True))
 
-    def overdue(self, after: timedelta, *, limit: int = 100) -> list[Entry]:
+    def overdue(
+        self, after: timedelta, *, since: datetime | None = None, limit: int = 100
+    ) -> list[Entry]:
         """The messages that were expected or reported so long ago, and are not final.
 
+        :param since: when that was, at the earliest; aware.
         :param limit: how many, at most: the oldest.
         :raises InboxUnavailable: the database failed.
         """
         before = time.time() - after.total_seconds()
         is_overdue = ledger.c.open_since <= before
+        if since is not None:
+            is_overdue &= ledger.c.open_since >= since.timestamp()
         return self._find(is_overdue, limit=limit, order=ledger.c.open_since)
 
     def count_overdue(self, after: timedelta) -> int:
@@ -315,7 +321,7 @@ def record(
         if message.status is not status:  # which many share
             status = message.status
             state, said = status.state, json.dumps([status.code, status.name, status.description])
-        to = message.to and _as_reported(message.to)
+        to = message.to and as_reported(message.to)
         key = digest(*origin, message.message_id, to)
         done = message.done_date.timestamp() if message.done_date else None
         rank = _rank(state, done) + key_of_report
@@ -343,6 +349,29 @@ def record(
         rows[key]["reports"] = (other["reports"] if other else 0) + 1
     if rows:
         _upsert(connection, rows)
+
+
+def known(connection: Connection, source: str, messages: Mapping[str, MessageReport]) -> set[str]:
+    """Which reports, of any tenant, say what is here already: that have the same status.
+
+    :param messages: by whatever tells them apart.
+    """
+    ids = {message.message_id[:_CHARACTERS] for message in messages.values()}
+    theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.report).where(
+        ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.report.is_not(None)
+    )
+    found: set[tuple[str | None, ...]] = set()
+    for row in connection.execute(theirs) if ids else ():
+        _, name, *_ = json.loads(row.report)
+        # A number that is erased is still in the key.
+        found |= {(row.key, name), (row.message_id, row.to_number, name)}
+    return {
+        one
+        for one, message in messages.items()
+        for to in [message.to and as_reported(message.to)]
+        if (digest(*_origin(source, None), message.message_id, to), message.status.name) in found
+        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], message.status.name) in found
+    }
 
 
 def forget(
@@ -451,12 +480,6 @@ def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, 
 
 def _number(to: str) -> str:
     return international(to) or to
-
-
-def _as_reported(to: str) -> str:
-    """What ANTS sends is as it is kept, but for what people write."""
-    is_plain = to.isascii() and to.isdigit() and not to.startswith("0")
-    return to if is_plain else _number(to)
 
 
 def _check_length(name: str, value: str | None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -106,22 +108,23 @@ def insert(
     connection: Connection,
     callback_id: int,
     source: str,
-    keys: Iterable[str],
+    status_keys: Mapping[str, str],
     *,
     claim: str | None,
     due_at: float,
 ) -> list[Claimed]:
     """Store those messages of a callback that are new, and return them in its order.
 
+    :param status_keys: theirs, by their keys.
     :param claim: the claim that they are under, or ``None`` where they wait for one.
     """
-    positions = {key: position for position, key in enumerate(keys)}
+    positions = {key: position for position, key in enumerate(status_keys)}
     state = State.WAITING if claim is None else State.CLAIMED
     rows = insert_new(
         connection,
         messages,
         # In one order, so that two callbacks with the same messages do not wait for each other.
-        {key: positions[key] for key in sorted(positions)},
+        {key: (positions[key], status_keys[key]) for key in sorted(positions)},
         {
             "callback_id": callback_id,
             "source": source,
@@ -402,6 +405,39 @@ def count_erased(
     """How many messages that were done after a time cannot be dispatched again."""
     erased = _done(connection, source, ids, bulk_id, since).where(_is_erased)
     return connection.scalar(select(func.count()).select_from(erased.subquery())) or 0
+
+
+def among_status_keys(connection: Connection, keys: Collection[str]) -> set[str]:
+    """Which of the status keys are there."""
+    found = select(messages.c.status_key).where(messages.c.status_key.in_(keys))
+    return {key for key in connection.scalars(found) if key is not None} if keys else set()
+
+
+def without_status_key(
+    connection: Connection, source: str, since: float, after: int, limit: int
+) -> list[int]:
+    """The callbacks that came since a time, and of which an older release has stored messages.
+
+    :param after: those with a higher id, in whose order they are.
+    """
+    joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
+    found = (
+        select(callbacks.c.id)
+        .select_from(joined)
+        .where(callbacks.c.source == source, callbacks.c.id > after)
+        .where(callbacks.c.received_at >= since, messages.c.status_key.is_(None))
+        .distinct()
+        .order_by(callbacks.c.id)
+        .limit(limit)
+    )
+    return list(connection.scalars(found))
+
+
+def note_status_keys(connection: Connection, status_keys: Mapping[str, str]) -> None:
+    """Note the status keys of messages, by their keys, where an older release has stored them."""
+    for key, status_key in sorted(status_keys.items()):
+        this = update(messages).where(messages.c.key == key)
+        connection.execute(this.values(status_key=status_key))
 
 
 def of_callback(connection: Connection, callback_id: int) -> dict[str, tuple[int, State]]:

@@ -34,3 +34,9 @@ def international(text: str) -> str | None:
     if not valid:
         return None
     return phonenumbers.format_number(valid[0], phonenumbers.PhoneNumberFormat.E164)[1:]
+
+
+def as_reported(to: str) -> str:
+    """The number of a report: what ANTS sends is as it is kept, but for what people write."""
+    is_plain = to.isascii() and to.isdigit() and not to.startswith("0")
+    return to if is_plain else international(to) or to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,6 +119,12 @@ def bound(connection: Connection, source: str, oldest: float, limit: int) -> Non
     connection.execute(delete(quarantine).where(ids))
     delete_orphans(connection, dropped)
     _logger.warning("%s: quarantine is full; %d of its oldest dropped", source, len(dropped))
+
+
+def among_keys(connection: Connection, keys: Collection[str]) -> set[str]:
+    """Which of the keys are there."""
+    found = select(quarantine.c.key).where(quarantine.c.key.in_(keys))
+    return set(connection.scalars(found)) if keys else set()
 
 
 def list_all(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:

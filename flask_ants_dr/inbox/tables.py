@@ -42,7 +42,7 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0004"
+VERSION = "0005"
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
@@ -99,6 +99,8 @@ messages = Table(
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
     Column("source", _Name, nullable=False),
     Column("key", _Word, nullable=False, unique=True),
+    # What is the same however a status of a message is reported: a hash, too.
+    Column("status_key", _Word, index=True),
     Column("position", Integer, nullable=False),
     Column("state", _Word, nullable=False),
     Column("attempts", Integer, nullable=False),

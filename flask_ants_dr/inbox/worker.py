@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from threading import Event
 from threading import Thread
 
 from ..errors import InboxUnavailable
+from ..errors import MessageLogsError
+from . import reconcile as reconciling
 from .inbox import BoundInbox
 
 _logger = logging.getLogger(__name__)
 
 _JOINED = 0.1  # seconds
+_MENDED = 5.0  # seconds between looks whether Message Logs are to be asked
 _RETAINED = 60.0  # seconds between looks whether retention is due
 
 BLOCKED = 75
@@ -30,6 +34,7 @@ def work(
     poll: float,
     once: bool,
     stop: Event,
+    reconcile: timedelta | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> bool:
     """Dispatch what is due until ``stop`` is set: then finish the messages in hand, and return.
@@ -39,6 +44,7 @@ def work(
     :param concurrency: how many threads do so.
     :param poll: seconds between looks at a database that has nothing due.
     :param once: return as soon as nothing is due.
+    :param reconcile: how often ANTS's Message Logs are asked, by one of all processes.
     :param done: called with how many messages were dispatched.
     :return: whether a thread is blocked by a subscriber that took longer than the lease. Then the
         process is to end, and to be started again.
@@ -80,6 +86,13 @@ def work(
             while not ends() and time.monotonic() - looked < _RETAINED:
                 stop.wait(_JOINED)
 
+    def mend() -> None:
+        while reconcile is not None and not ends():
+            reconcile_all(inboxes, reconcile, ends)
+            looked = time.monotonic()
+            while not ends() and time.monotonic() - looked < _MENDED:
+                stop.wait(_JOINED)
+
     def run(action: Callable[[], None]) -> None:
         try:
             action()
@@ -91,7 +104,9 @@ def work(
     actions = {f"ants-dr-{number}": drain for number in range(concurrency)}
     threads = [
         Thread(target=run, args=(action,), name=name, daemon=True)
-        for name, action in (actions | {"ants-dr-retention": retain}).items()
+        for name, action in (
+            actions | {"ants-dr-retention": retain, "ants-dr-reconcile": mend}
+        ).items()
     ]
     for thread in threads:
         thread.start()
@@ -100,3 +115,28 @@ def work(
     if errors:
         raise errors[0]
     return bool(blocked())
+
+
+def reconcile_all(
+    inboxes: Sequence[BoundInbox], every: timedelta, stop: Callable[[], bool]
+) -> None:
+    """Reconcile those inboxes that have credentials for it, when it is this process's turn.
+
+    What fails is logged, and tried again at the next turn.
+    """
+    for inbox in inboxes:
+        if not reconciling.is_configured(inbox):
+            continue
+        try:
+            found = inbox.reconcile(every=every, stop=stop)
+        except MessageLogsError as error:
+            _logger.warning("%s: %s", inbox.source, error)
+        except InboxUnavailable:
+            _logger.warning("%s: the database failed; trying again", inbox.source)
+        else:
+            if found.mended:
+                _logger.warning(
+                    "%s: Message Logs had the final states of %d messages that no callback brought",
+                    inbox.source,
+                    found.mended,
+                )

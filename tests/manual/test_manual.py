@@ -100,6 +100,9 @@ KEYS = {
     "MAX_CONTENT_LENGTH",
     "MAX_MESSAGES",
     "INBOX_URL",
+    "API_URL",
+    "API_USERNAME",
+    "API_PASSWORD",
 }
 
 pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
@@ -293,7 +296,7 @@ def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
 
 
 def check_flask(arguments: list[str], app: Flask) -> None:
-    """Run it; but parse only what would run for ever."""
+    """Run it; but parse only what would run for ever, or ask ANTS."""
     if arguments[0] == "--app":
         arguments = arguments[2:]
     if arguments[0] == "run":
@@ -303,7 +306,7 @@ def check_flask(arguments: list[str], app: Flask) -> None:
         return  # test_flask_migrate runs it
     group, name, *rest = arguments
     assert group == "ants-dr"
-    if name == "emulate" or (name == "work" and "--once" not in rest):
+    if name in {"emulate", "reconcile"} or (name == "work" and "--once" not in rest):
         cli.commands[name].make_context(name, rest)
         return
     if "--url" in rest:  # the server is here
@@ -343,7 +346,7 @@ def check_variable(arguments: list[str]) -> None:
         assert key.removeprefix("FLASK_ANTS_DR_") in KEYS
         app = Flask(__name__)
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("USERNAME", "PASSWORD"):
+            for name in ("USERNAME", "PASSWORD", "API_USERNAME", "API_PASSWORD"):
                 patch.setenv(f"FLASK_ANTS_DR_{name}", "x")
             patch.setenv(key, value)
             app.config.from_prefixed_env()
@@ -625,6 +628,42 @@ def test_reliability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row == {"id": 1, "since": "1970-01-01T00:00:00+00:00", "error": "LookupError"}
     assert operators.post("/operators/retry").get_json() == {"ants_dr": 1}
     assert operators.get("/operators/dead").get_json() == {"ants_dr": []}
+    bound_inbox(names["app"]).database.close()
+
+
+def test_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    monkeypatch.setenv("FLASK_ANTS_DR_INBOX_URL", f"sqlite:///{tmp_path}/inbox.sqlite3")
+    names = program(page("ledger"))
+    app = names["app"]
+    report = make_report(make_message("UNDELIVERED", message_id="order-41", to="66812345678"))
+    AntsClient(app.test_client()).deliver(report)
+    with app.app_context():
+        (entry,) = names["blueprint"].inbox.ledger.find(reference="41")
+    assert entry.state == "UNDELIVERED"
+    bound_inbox(app).database.close()
+
+
+def test_reconciliation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a local ANTS, which has lost a callback."""
+    ants = emulator.create_app(username=PAIR[0], password=SECRET, delay=0)
+    for name, value in {
+        "USERNAME": PAIR[0],
+        "PASSWORD": SECRET,
+        "API_USERNAME": PAIR[0],
+        "API_PASSWORD": SECRET,
+        "INBOX_URL": f"sqlite:///{tmp_path}/inbox.sqlite3",
+    }.items():
+        monkeypatch.setenv(f"FLASK_ANTS_DR_{name}", value)
+    with serving(ants) as url:
+        monkeypatch.setenv("FLASK_ANTS_DR_API_URL", url.removesuffix("/sms/callback"))
+        names = program(page("reconciliation"))
+        assert names["mend"]() == "0 new, 0 known, 0 callbacks were lost"
+    from flask_ants_dr.inbox import celery
+
+    tasks = {one["task"] for one in names["beat_schedule"].values()}
+    assert tasks == {celery.sweep.name, celery.reconcile.name}
     bound_inbox(names["app"]).database.close()
 
 

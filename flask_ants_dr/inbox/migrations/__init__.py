@@ -26,6 +26,7 @@ _ADDED = {
     "0002": ("ants_dr_messages", "had_by"),
     "0003": ("ants_dr_messages", "erased_at"),
     "0004": ("ants_dr_ledger", "rank"),
+    "0005": ("ants_dr_messages", "status_key"),
 }
 
 
