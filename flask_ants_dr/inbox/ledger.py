@@ -357,12 +357,12 @@ def known(connection: Connection, source: str, messages: Mapping[str, MessageRep
     :param messages: by whatever tells them apart.
     """
     ids = {message.message_id[:_CHARACTERS] for message in messages.values()}
-    theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.report).where(
-        ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.report.is_not(None)
+    theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.status).where(
+        ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.status.is_not(None)
     )
     found: set[tuple[str | None, ...]] = set()
     for row in connection.execute(theirs) if ids else ():
-        _, name, *_ = json.loads(row.report)
+        _, name, _ = json.loads(row.status)
         # A number that is erased is still in the key.
         found |= {(row.key, name), (row.message_id, row.to_number, name)}
     return {
