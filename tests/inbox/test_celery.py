@@ -30,7 +30,11 @@ from servers import free_port
 from servers import redis
 from servers import wait_for
 
-pytestmark = pytest.mark.celery
+# On one database; the kill campaign has Celery on all of them.
+pytestmark = [
+    pytest.mark.celery,
+    pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True),
+]
 
 
 @contextmanager

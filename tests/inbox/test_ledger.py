@@ -423,7 +423,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 
 
 @pytest.mark.slow(reason="hundreds of examples, each with several transactions")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(REPORTS, st.booleans(), st.randoms(use_true_random=False))
 def test_any_order(
     shared: Flask,

@@ -935,6 +935,7 @@ def migrated(machine: Path, inbox_url: str) -> Callable[..., str]:
 
 
 @pytest.mark.slow(reason="starts a process for each command")
+@pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
 def test_flask_migrate(migrated: Callable[..., str], machine: Path, inbox_url: str) -> None:
     """The lines for ``env.py``: tables are made, and none is to be changed afterwards."""
     template = (machine / "migrations" / "env.py").read_text("utf-8")
@@ -957,6 +958,7 @@ def test_flask_migrate(migrated: Callable[..., str], machine: Path, inbox_url: s
 
 
 @pytest.mark.slow(reason="starts a process for each command")
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
 def test_flask_migrate_passes_over_what_init_db_makes(
     migrated: Callable[..., str], machine: Path
 ) -> None:
