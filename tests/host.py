@@ -67,9 +67,11 @@ def create_app() -> Flask:
     app.register_blueprint(DeliveryReportBlueprint(inbox=inbox))
     if in_own_database:
         db.init_app(app)
-        with app.app_context(), db.engine.connect() as connection:
-            if connection.dialect.name == "sqlite":  # as the manual advises
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with app.app_context():
+            if db.engine.dialect.name == "sqlite":  # as the manual advises
+                with db.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                db.engine.dispose()  # Celery's workers are forked from here
         message_reported.connect(leaves, sender=app)
         message_reported.connect(fails_at_times, sender=app)
     else:

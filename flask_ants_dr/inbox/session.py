@@ -3,6 +3,7 @@ transaction."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -224,6 +225,10 @@ class HostDatabase(Database):
         if self._engine is None:
             with self._opening:
                 self._engine = self._engine or self._found()
+        if self._process != os.getpid():
+            # Forked since the application was made: what it connected before is the parent's.
+            self._process = os.getpid()
+            self._engine.dispose(close=False)
         return self._engine
 
     def _found(self) -> Engine:
