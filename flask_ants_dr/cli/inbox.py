@@ -287,6 +287,8 @@ def erase(inboxes: list[BoundInbox], number: str, dry_run: bool) -> None:
         click.echo(f"{inbox.source}: {erased.details} messages {verb}")
         if erased.bodies:
             click.echo(f"{inbox.source}: {erased.bodies} bodies that cannot be read {verb}")
+        if erased.numbers:
+            click.echo(f"{inbox.source}: {erased.numbers} numbers in the ledger {verb}")
         if erased.pending:
             pending = True
             click.echo(

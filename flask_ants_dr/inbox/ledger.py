@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from datetime import datetime
@@ -234,11 +235,8 @@ class Ledger:
             is_theirs.append(ledger.c.state == state)
         elif all(value is None for value in said.values()):
             # The index has them by state.
-            found = [
-                row
-                for one in _STATES
-                for row in self._rows(*is_theirs, ledger.c.state == one, limit=limit)
-            ]
+            by_state = [(*is_theirs, ledger.c.state == one) for one in _STATES]
+            found = self._rows(*by_state, limit=limit)
             found.sort(key=lambda row: (row.changed_at, row.id), reverse=True)
             return [_entry(row) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
@@ -289,17 +287,19 @@ class Ledger:
         limit: int,
         order: ColumnElement[Any] = _NEWEST_FIRST,
     ) -> list[Entry]:
-        return [_entry(row) for row in self._rows(*is_theirs, limit=limit, order=order)]
+        return [_entry(row) for row in self._rows(is_theirs, limit=limit, order=order)]
 
     def _rows(
         self,
-        *is_theirs: ColumnElement[bool],
+        *of_each: Sequence[ColumnElement[bool]],
         limit: int,
         order: ColumnElement[Any] = _NEWEST_FIRST,
     ) -> list[Row[Any]]:
-        chosen = select(ledger).where(ledger.c.source == self._inbox.source, *is_theirs)
+        """Of each of several questions at most so many rows, in one transaction."""
+        own = select(ledger).where(ledger.c.source == self._inbox.source)
+        own = own.order_by(order).limit(limit)
         with self._inbox.database.begin(writes=False) as connection:
-            return list(connection.execute(chosen.order_by(order).limit(limit)))
+            return [row for each in of_each for row in connection.execute(own.where(*each))]
 
 
 def record(
@@ -389,7 +389,9 @@ def forget(
         for row in connection.execute(
             select(ledger.c.id, ledger.c.changed_at)
             .where(ledger.c.source == source, ledger.c.state == state)
-            .where(ledger.c.changed_at > after, ledger.c.changed_at < before)
+            # From there on, because all messages of a callback have changed at the same moment.
+            .where(ledger.c.changed_at >= after, ledger.c.changed_at < before)
+            .where(ledger.c.to_number.is_not(None))
             .order_by(ledger.c.changed_at)
             .limit(limit)
         )

@@ -37,6 +37,7 @@ from kit import callback
 from kit import detail
 from kit import drain
 from kit import make_app
+from kit import many
 from kit import run
 
 NUMBER = "66812345678"
@@ -371,6 +372,18 @@ def test_the_number_goes_and_the_key_stays(make_inbox_app: MakeApp) -> None:
     assert NUMBER in json.dumps([one.to for one in of(app).find()])
 
 
+def test_all_numbers_of_one_callback_go(make_inbox_app: MakeApp) -> None:
+    """They became final at the same moment, and are more than are forgotten at a time."""
+    app = make_inbox_app(ledger=True, keep_days=1)
+    Ants(app.test_client()).post(many(700, to=NUMBER))
+    old = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    with bound_inbox(app).database.begin() as connection:
+        connection.execute(update(table).values(changed_at=old))
+    assert bound_inbox(app).retain().numbers == 700
+    assert of(app).find(to=NUMBER) == []
+    assert bound_inbox(app).retain().numbers == 0
+
+
 def test_erase(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(ledger=True)
     reported(app, "DELIVERED")
@@ -379,6 +392,8 @@ def test_erase(make_inbox_app: MakeApp) -> None:
     inbox = bound_inbox(app)
     assert inbox.erase("0812345678", dry_run=True).numbers == 2
     assert len(of(app).find(to=NUMBER)) == 2
+    said = run(app, "erase", "081 234 5678", "--dry-run")
+    assert "ants_dr: 2 numbers in the ledger would be erased" in said
     assert inbox.erase("0812345678").numbers == 2
     assert of(app).find(to=NUMBER) == []
     assert [one.to for one in of(app).find()].count(None) == 2
