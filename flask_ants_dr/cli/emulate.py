@@ -15,8 +15,9 @@ from ..registration import configured_credentials
 from ..registration import find_registration
 from .group import cli
 from .group import current
+from .simulate import as_whom
 from .simulate import mix
-from .simulate import share
+from .simulate import share_option
 
 _LOOPBACK = "127.0.0.1", "::1", "localhost"
 
@@ -33,15 +34,9 @@ def shares(**helps: str) -> Callable[[Command], Command]:
     """Options that are shares, by their names."""
 
     def add(command: Command) -> Command:
-        for name, text in reversed(helps.items()):
-            command = click.option(
-                f"--{name}",
-                default="0",
-                show_default=True,
-                callback=share,
-                metavar="SHARE",
-                help=f"The share of the {text}, such as 0.05 or 5%.",
-            )(command)
+        for name, these in reversed(helps.items()):
+            text = f"The share of the {these}, such as 0.05 or 5%."
+            command = share_option(f"--{name}", text)(command)
         return command
 
     return add
@@ -56,9 +51,7 @@ def shares(**helps: str) -> Callable[[Command], Command]:
     type=click.IntRange(0, 65_535),
     help="Where it listens; 0 is any that is free.",
 )
-@click.option("--username", help="Default: what the application is configured with.")
-@click.option("--password", help="Default: what the application is configured with.")
-@click.option("--blueprint", help="The blueprint's name, where there are several.")
+@as_whom
 @click.option(
     "--status",
     "statuses",

@@ -35,24 +35,29 @@ _INTERRUPTED = 130
 _LARGEST = 1_000_000_000
 
 
-def to_a_server(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where the callbacks go, and as whom."""
+def as_whom(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which credentials callbacks are posted with."""
     options = [
-        click.option("--url", help="The callback. Default: this application's, on this machine."),
         click.option("--username", help="Default: what the application is configured with."),
         click.option("--password", help="Default: what the application is configured with."),
         click.option("--blueprint", help="The blueprint's name, where there are several."),
-        click.option(
-            "--timeout",
-            default=10.0,
-            show_default=True,
-            callback=finite,
-            help="How long an answer is waited for, in seconds.",
-        ),
     ]
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def to_a_server(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where the callbacks go, and as whom."""
+    url = click.option("--url", help="The callback. Default: this application's, on this machine.")
+    timeout = click.option(
+        "--timeout",
+        default=10.0,
+        show_default=True,
+        callback=finite,
+        help="How long an answer is waited for, in seconds.",
+    )
+    return url(as_whom(timeout(command)))
 
 
 def share(context: click.Context, option: click.Parameter, value: str) -> float:
@@ -63,6 +68,16 @@ def share(context: click.Context, option: click.Parameter, value: str) -> float:
     if not 0 <= share <= 1:
         raise click.BadParameter("give a share from 0 to 1, or a percentage such as 5%.")
     return share
+
+
+def share_option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that is a share, such as 5% or 0.05.
+
+    :param text: for the help.
+    """
+    return click.option(
+        name, default="0", show_default=True, callback=share, metavar="SHARE", help=text
+    )
 
 
 def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str, float]:
@@ -114,29 +129,10 @@ def mix(context: click.Context, option: click.Parameter, value: str) -> dict[str
 @click.option(
     "--follow", is_flag=True, help="Report ACCEPTED, then PENDING, then the final status."
 )
-@click.option(
-    "--duplicates",
-    default="0",
-    show_default=True,
-    callback=share,
-    metavar="SHARE",
-    help="The share of the callbacks that come twice, such as 0.05 or 5%.",
-)
-@click.option(
-    "--malformed",
-    default="0",
-    show_default=True,
-    callback=share,
-    metavar="SHARE",
-    help="How many broken callbacks come besides, as a share of the others.",
-)
-@click.option(
-    "--odd",
-    default="0",
-    show_default=True,
-    callback=share,
-    metavar="SHARE",
-    help="The share of the messages that have members as some senders write them wrong.",
+@share_option("--duplicates", "The share of the callbacks that come twice, such as 0.05 or 5%.")
+@share_option("--malformed", "How many broken callbacks come besides, as a share of the others.")
+@share_option(
+    "--odd", "The share of the messages that have members as some senders write them wrong."
 )
 @click.option("--rate", type=float, callback=finite, help="Callbacks a second, at most.")
 @click.option(

@@ -332,10 +332,8 @@ def begin_sqlite(connection: Connection, *, writes: bool) -> None:
 
 
 def _set(driver_connection: Any, cursor: Any, settings: Mapping[str, int]) -> None:
-    if (
-        settings and driver_connection.in_transaction
-    ):  # an empty one, of a driver that has one always
-        cursor.execute("COMMIT")
+    if settings and driver_connection.in_transaction:
+        cursor.execute("COMMIT")  # of an empty one: there are drivers that always have one
     for name, value in settings.items():
         cursor.execute(f"PRAGMA {name}={value}")
 

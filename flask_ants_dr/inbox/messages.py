@@ -352,14 +352,7 @@ def retry(
 
     Subscribers that had them are not called again.
     """
-    values = {
-        "state": State.WAITING,
-        "claim": None,
-        "attempts": 0,
-        "due_at": now,
-        "finished_at": None,
-    }
-    return _change(connection, source, is_dead, ids, limit, values)
+    return _change(connection, source, is_dead, ids, limit, _from_the_beginning(now))
 
 
 def redeliver(
@@ -375,14 +368,7 @@ def redeliver(
 
     Those whose body is erased are passed over.
     """
-    values = {
-        "state": State.WAITING,
-        "claim": None,
-        "attempts": 0,
-        "due_at": now,
-        "finished_at": None,
-        "had_by": None,
-    }
+    values = {**_from_the_beginning(now), "had_by": None}
     chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased).limit(limit)
     rows = connection.execute(chosen).all()
     # What is erased meanwhile is not to be read.
@@ -604,6 +590,17 @@ def _claimed(rows: Iterable[Row[Any]]) -> list[Claimed]:
         Claimed(id, callback_id, key, attempts, tuple(json.loads(had_by)) if had_by else ())
         for callback_id, _, id, key, attempts, had_by in sorted(map(tuple, rows))
     ]
+
+
+def _from_the_beginning(now: float) -> dict[str, Any]:
+    """What becomes of a finished message that is to be tried again."""
+    return {
+        "state": State.WAITING,
+        "claim": None,
+        "attempts": 0,
+        "due_at": now,
+        "finished_at": None,
+    }
 
 
 def _change(

@@ -72,13 +72,7 @@ class Reconciled:
 
 def due(inbox: BoundInbox, every: timedelta) -> bool:
     """Whether it is time, and no other process has taken the turn; this one has it then."""
-    now = time.time()
-    with inbox.database.begin(writes=False) as connection:
-        if tasks.due_at(connection, inbox.source, _TASK) > now:
-            return False
-    next_at = now + every.total_seconds()
-    with inbox.database.begin() as connection:
-        return tasks.take_turn(connection, inbox.source, _TASK, now=now, next_at=next_at)
+    return tasks.is_turn(inbox.database, inbox.source, _TASK, every.total_seconds())
 
 
 def is_configured(inbox: BoundInbox) -> bool:

@@ -101,12 +101,7 @@ def days_of_bodies(options: Inbox) -> float | None:
 
 def is_due(inbox: BoundInbox) -> bool:
     """Whether it is time, and no other process has taken the turn; this one has it then."""
-    now = time.time()
-    with inbox.database.begin(writes=False) as connection:
-        if tasks.due_at(connection, inbox.source, _TASK) > now:
-            return False
-    with inbox.database.begin() as connection:
-        return tasks.take_turn(connection, inbox.source, _TASK, now=now, next_at=now + EVERY)
+    return tasks.is_turn(inbox.database, inbox.source, _TASK, EVERY)
 
 
 def apply(inbox: BoundInbox, stop: Callable[[], bool]) -> Retained:

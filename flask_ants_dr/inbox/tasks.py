@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Connection
 from sqlalchemy import insert
 from sqlalchemy import select
@@ -9,6 +12,23 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
 from .tables import tasks
+
+if TYPE_CHECKING:
+    from .database import Database
+
+
+def is_turn(database: Database, source: str, name: str, every: float) -> bool:
+    """Whether it is time, and no other process has taken the turn; this one has it then.
+
+    :param every: seconds from one turn to the next.
+    :raises InboxUnavailable: the database failed.
+    """
+    now = time.time()
+    with database.begin(writes=False) as connection:  # mostly it is not, and nobody has to wait
+        if due_at(connection, source, name) > now:
+            return False
+    with database.begin() as connection:
+        return take_turn(connection, source, name, now=now, next_at=now + every)
 
 
 def due_at(connection: Connection, source: str, name: str) -> float:

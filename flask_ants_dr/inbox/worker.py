@@ -74,6 +74,11 @@ def work(
                     return
                 stop.wait(poll * random.uniform(0.5, 1.5))  # noqa: S311
 
+    def pause(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not ends() and time.monotonic() < end:
+            stop.wait(_JOINED)
+
     def retain() -> None:
         while not ends():
             for inbox in inboxes:
@@ -82,16 +87,12 @@ def work(
                     inbox.retain(if_due=True, stop=ends)
             if once:
                 return
-            looked = time.monotonic()
-            while not ends() and time.monotonic() - looked < _RETAINED:
-                stop.wait(_JOINED)
+            pause(_RETAINED)
 
     def mend() -> None:
         while reconcile is not None and not ends():
             reconcile_all(inboxes, reconcile, ends)
-            looked = time.monotonic()
-            while not ends() and time.monotonic() - looked < _MENDED:
-                stop.wait(_JOINED)
+            pause(_MENDED)
 
     def run(action: Callable[[], None]) -> None:
         try:
