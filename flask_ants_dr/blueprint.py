@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ from .errors import Unauthorized
 from .errors import UnsupportedMediaType
 from .escaping import printable
 from .models import Envelope
+from .observation import callback_answered
+from .observation import observe
 from .receive import Received
 from .receive import fast_schema
 from .receive import receive
@@ -182,7 +185,28 @@ class DeliveryReportBlueprint(Blueprint):
         )
 
     def _callback(self, **url_variables: Any) -> Response:
-        """The view: the answer to a callback, whether it is taken or refused."""
+        """The view."""
+        started = time.perf_counter()
+        status = 500
+        try:
+            response = self._respond()
+            status = response.status_code
+        finally:
+            app, source = _app(), _source()
+            # As the sender says, who can say anything.
+            longest = registrations(app)[source].settings.max_content_length
+            observe(
+                callback_answered,
+                app,
+                source=source,
+                status=status,
+                size=min(_request().content_length or 0, longest),
+                seconds=time.perf_counter() - started,
+            )
+        return response
+
+    def _respond(self) -> Response:
+        """The answer to a callback, whether it is taken or refused."""
         try:
             response: Response = self._receive_authenticated()
         except CallbackError as error:

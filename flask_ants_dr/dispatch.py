@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -26,6 +27,8 @@ from .models import DeliveryReport
 from .models import DeliveryState
 from .models import InvalidDetail
 from .models import MessageReport
+from .observation import observe
+from .observation import subscriber_called
 from .signals import Discard
 from .signals import callback_rejected
 from .signals import message_delivered
@@ -173,6 +176,7 @@ class Turns:
         Not ``signal.send()``, which lets the first subscriber that raises stop the others.
         """
         self.current = listener.name
+        started = time.perf_counter()
         if transaction:
             self._leave_own_context()
             self._enter_own_context()
@@ -187,8 +191,16 @@ class Turns:
         except _NO_FAILURES:
             raise
         except BaseException as error:
+            self._observe(listener, started, error)
             return self._fail(error, listener, arguments.get("message"))
+        self._observe(listener, started, None)
         return None
+
+    def _observe(self, listener: Listener, started: float, error: BaseException | None) -> None:
+        if subscriber_called.receivers:
+            seconds = time.perf_counter() - started
+            name = listener.name
+            observe(subscriber_called, self.app, subscriber=name, seconds=seconds, error=error)
 
     def raise_together(self) -> None:
         """:raises ExceptionGroup: subscribers have raised something, other than that they are done

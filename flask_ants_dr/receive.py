@@ -23,6 +23,8 @@ from .escaping import printable
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
+from .observation import messages_accepted
+from .observation import observe
 from .registration import Registration
 from .schemas import ReportSchema
 from .schemas import validate
@@ -82,7 +84,11 @@ def receive(
         raise
     _warn(envelope.source, received)
     if inbox is None:
-        dispatch_report(app, received.report, received.invalid)
+        report, invalid = received.report, received.invalid
+        observe(
+            messages_accepted, app, report=report, messages=report.messages, invalid=len(invalid)
+        )
+        dispatch_report(app, report, invalid)
         return received
     return replace(
         received, new=inbox.accept(envelope, received.report, received.invalid, callback_id)

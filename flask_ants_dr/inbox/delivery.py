@@ -21,6 +21,8 @@ from ..dispatch import Turns
 from ..errors import InboxUnavailable
 from ..models import DeliveryReport
 from ..models import MessageReport
+from ..observation import message_attempted
+from ..observation import observe
 from ..signals import Discard
 from ..signals import RetryLater
 from ..signals import message_dead
@@ -260,6 +262,7 @@ class Batch:
             self.close()
         finally:
             if row.id not in self.late:
+                tell_of_attempt(self.inbox, outcome, report)
                 arguments = self.inbox, outcome, message, report
                 threading.Thread(target=tell_of_dead, args=arguments, daemon=True).start()
 
@@ -360,6 +363,7 @@ def dispatch(
                     raise
                 batch.end(outcome)
                 if outcome and not batch.is_blocked and row.id not in batch.late:
+                    tell_of_attempt(inbox, outcome, report)
                     tell_of_dead(inbox, outcome, message, report)
     finally:
         batch.close()
@@ -430,6 +434,23 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
             undoes_note=undoes_note,
         )
     return Outcome(row, State.DONE, row.attempts + 1, is_marked=is_marked)
+
+
+def tell_of_attempt(inbox: BoundInbox, outcome: Outcome, report: DeliveryReport) -> None:
+    """Tell of it whoever counts."""
+    if not message_attempted.receivers:
+        return
+    name = {State.DONE: "done", State.DEAD: "dead"}.get(outcome.state)
+    waited = None
+    if not outcome.message.attempts and report.received_at:
+        waited = time.time() - report.received_at.timestamp()
+    observe(
+        message_attempted,
+        inbox.app,
+        source=inbox.source,
+        outcome=name or ("retry" if outcome.error else "later"),
+        waited=waited,
+    )
 
 
 def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> Turn | None:

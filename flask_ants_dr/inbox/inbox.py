@@ -34,6 +34,8 @@ from ..errors import MalformedBody
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
+from ..observation import messages_accepted
+from ..observation import observe
 from ..receive import read
 from ..receive import receive
 from ..registration import Registration
@@ -283,6 +285,13 @@ class BoundInbox:
         if new or kept:
             # What is invalid has been told of when it came.
             untold = [] if is_replay else invalid
+            observe(
+                messages_accepted,
+                self.app,
+                report=report,
+                messages=[message_by_key[row.key] for row in new],
+                invalid=len(untold),
+            )
             self._start(new, token, (report, message_by_key), untold)
         return len(new)
 
@@ -743,6 +752,7 @@ class BoundInbox:
         report, message_by_key = self._load(row.callback_id)
         outcome = messages.Outcome(row, State.DEAD, row.attempts, error=messages.LOST)
         _logger.error("%s: message %d is dead: %s", self.source, row.id, messages.LOST)
+        delivery.tell_of_attempt(self, outcome, report)
         delivery.tell_of_dead(self, outcome, message_by_key.get(row.key), report)
 
     def _in_pieces(self, action: Callable[..., int]) -> int:
