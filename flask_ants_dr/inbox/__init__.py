@@ -8,6 +8,11 @@ except ModuleNotFoundError:
     ) from None
 
 from ..errors import MessageLogsError as MessageLogsError
+from .figures import CallbackCount as CallbackCount
+from .figures import Figures as Figures
+from .figures import MessageCount as MessageCount
+from .history import Failure as Failure
+from .history import Report as Report
 from .inbox import BoundInbox as BoundInbox
 from .inbox import Inbox as Inbox
 from .inbox import Redelivered as Redelivered
@@ -20,5 +25,8 @@ from .quarantine import Quarantined as Quarantined
 from .reconcile import Reconciled as Reconciled
 from .retention import Erased as Erased
 from .retention import Retained as Retained
+from .tables import State as State
 from .tables import metadata as metadata
 from .tables import mysql_metadata as mysql_metadata
+from .troubles import Trouble as Trouble
+from .workers import Worker as Worker

@@ -35,6 +35,7 @@ from .tables import is_done
 from .tables import messages
 from .tables import quarantine
 
+_HALF = 8  # bytes of a key that has two parts
 _BULK_CHARACTERS = 200  # no identifier of ANTS is longer
 
 
@@ -81,15 +82,20 @@ def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, Messa
 def status_key(source: str, message: MessageReport) -> str:
     """What is the same however a status of a message is reported: by whichever tenant's or order's
     URL, with or without its bulk, and whatever its date.
+
+    It begins with the :func:`message_key`.
     """
-    to, status = message.to, message.status
-    return digest(
-        source,
-        message.message_id,
-        _told(message, "to", to and as_reported(to)),
-        # Some write more into the name than can be seen.
-        status.name if status.state is DeliveryState.UNKNOWN else status.state.value,
-    )
+    status = message.status
+    to = message.to and as_reported(message.to)
+    # Some write more into the name than can be seen.
+    name = status.name if status.state is DeliveryState.UNKNOWN else status.state.value
+    of_message = message_key(source, message.message_id, _told(message, "to", to))
+    return of_message + digest(name, size=_HALF)
+
+
+def message_key(source: str, message_id: str, to: str | float | None) -> str:
+    """What is the same for all reports of a message."""
+    return digest(source, message_id, to, size=_HALF)
 
 
 def key_of_body(envelope: Envelope) -> str:
@@ -213,6 +219,13 @@ def loaded(connection: Connection, callback_ids: Sequence[int]) -> dict[int, Env
     return {row.id: envelope_of(row) for row in connection.execute(chosen)}
 
 
+def bulks(connection: Connection, callback_ids: Sequence[int]) -> dict[int, str | None]:
+    """The bulks of callbacks; their first 200 characters."""
+    chosen = among(connection, callbacks.c.id, callback_ids)
+    found = select(callbacks.c.id, callbacks.c.bulk_id).where(chosen)
+    return {row.id: row.bulk_id for row in connection.execute(found)}
+
+
 def erasable(connection: Connection, callback_ids: Sequence[int], before: float) -> list[int]:
     """Those callbacks all of whose messages were done before a time, with nothing in quarantine."""
     chosen = among(connection, callbacks.c.id, callback_ids) & _is_over(before)
@@ -279,7 +292,10 @@ def _origin(envelope: Envelope) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def digest(*parts: str | float | None) -> str:
-    """A hash of bounded length of what tells two things apart."""
+def digest(*parts: str | float | None, size: int = 16) -> str:
+    """A hash of bounded length of what tells two things apart.
+
+    :param size: of the hash, in bytes, of which each is two digits.
+    """
     # ascii() tells None from a text, and writes a tuple of both the same in every Python.
-    return blake2b(ascii(parts).encode(), digest_size=16).hexdigest()
+    return blake2b(ascii(parts).encode(), digest_size=size).hexdigest()

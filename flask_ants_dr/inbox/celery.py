@@ -18,9 +18,12 @@ beat, or a ``work`` process, take up what was never enqueued and what failed::
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 try:
     from celery import shared_task
@@ -30,9 +33,12 @@ except ModuleNotFoundError:
     ) from None
 from flask import current_app
 
+from ..errors import InboxUnavailable
 from .delivery import BATCH
+from .inbox import BoundInbox
 from .inbox import bound_inboxes
 from .worker import reconcile_all
+from .workers import SignOfLife
 
 _SWEEP = 10_000
 
@@ -62,6 +68,7 @@ def dispatch(source: str, ids: Sequence[int]) -> None:
     """Claim messages and dispatch them; what another worker has claimed is passed over."""
     for inbox in bound_inboxes(current_app):
         if inbox.source == source:
+            _live(inbox)
             inbox.take(ids)
 
 
@@ -71,6 +78,7 @@ def drain(source: str) -> None:
     end = time.monotonic() + _DRAIN
     for inbox in bound_inboxes(current_app):
         if inbox.source == source:
+            _live(inbox)
             while time.monotonic() < end and inbox.take():
                 pass
 
@@ -83,6 +91,7 @@ def sweep() -> None:
     """
     inboxes = bound_inboxes(current_app)
     for inbox in inboxes:
+        _live(inbox)
         enqueue(inbox.source, inbox.due(_SWEEP))
         # Not their ids, of which each sweep would enqueue those again that still wait.
         for _ in inbox.due(_DRAINS, alone=True):
@@ -98,3 +107,16 @@ def reconcile(every: float = 60.0) -> None:
     :param every: unless any process has done so within so many seconds.
     """
     reconcile_all(bound_inboxes(current_app), timedelta(seconds=every), lambda: False)
+
+
+_signs: list[SignOfLife] = []  # at most one, of this process
+
+
+def _live(inbox: BoundInbox) -> None:
+    """Give a sign of life, where this process has given none for a while."""
+    if not _signs or _signs[0].pid != os.getpid():
+        _signs[:] = [SignOfLife("celery")]
+    sign = _signs[0]
+    if sign.is_due(inbox.source):
+        with suppress(InboxUnavailable):
+            inbox.database.run(partial(sign.give, source=inbox.source), durable=False)

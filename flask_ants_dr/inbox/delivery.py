@@ -8,7 +8,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,13 +26,16 @@ from ..signals import Discard
 from ..signals import RetryLater
 from ..signals import message_dead
 from . import messages
+from . import troubles
 from .masking import describe
 from .masking import trace
 from .messages import Claimed
+from .messages import Failure
 from .messages import Outcome
 from .tables import State
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy import Update
 
     from .inbox import BoundInbox
@@ -57,6 +59,7 @@ _FAILURES = 5
 _RESTS = 30.0
 
 _KINDS_OF_ERRORS = 1000
+_FAILURES_KEPT = 10  # of a message
 
 #: What a callback says, and its messages by their keys.
 Loaded = tuple[DeliveryReport, Mapping[str, MessageReport]]
@@ -181,13 +184,14 @@ class Batch:
                 outcomes, self._outcomes = self._outcomes, []
             if not outcomes:
                 return
+
+            def write(connection: Connection) -> list[Outcome]:
+                traces = [one for outcome in outcomes for one in outcome.traces]
+                troubles.note(connection, self.inbox.source, traces)
+                return messages.mark(connection, self._token, outcomes, time.time())
+
             try:
-                late = self.inbox.database.run(
-                    lambda connection: messages.mark(
-                        connection, self._token, outcomes, time.time()
-                    ),
-                    durable=False,
-                )
+                late = self.inbox.database.run(write, durable=False)
             except InboxUnavailable:
                 with self._lock:
                     self._outcomes = outcomes + self._outcomes
@@ -497,14 +501,30 @@ def failed(
     attempts = row.attempts + 1
     name = next(iter(errors))
     text = describe(errors.values(), message, report)
-    if attempts >= options.max_attempts:
-        outcome = Outcome(row, State.DEAD, attempts, 0.0, had_by, name, text)
-        next_one = "it is dead"
-    else:
+    keys = {name: troubles.key_of(name, error) for name, error in errors.items()}
+    traces = _first_traces(inbox, errors, keys)
+    now = time.time()
+    new = [
+        Failure(now, attempts, name, describe([error], message, report), keys[name])
+        for name, error in errors.items()
+    ]
+    outcome = Outcome(
+        row,
+        State.DEAD,
+        attempts,
+        had_by=had_by,
+        failed_by=name,
+        error=text,
+        error_key=keys[name],
+        failures=(*row.failures, *new)[-_FAILURES_KEPT:],
+        traces=traces,
+    )
+    next_one = "it is dead"
+    if attempts < options.max_attempts:
         # Exponential backoff with full jitter.
         longest = min(options.max_backoff, options.backoff * 2.0 ** min(attempts - 1, 50))
         delay = random.uniform(0, longest)  # noqa: S311
-        outcome = Outcome(row, State.WAITING, attempts, time.time() + delay, had_by, name, text)
+        outcome = replace(outcome, state=State.WAITING, due_at=now + delay)
         next_one = f"the next one in {delay:.0f} s"
     bulk, to = report.bulk_id, message.to if message else None
     _logger.error(
@@ -518,7 +538,7 @@ def failed(
         options.max_attempts,
         next_one,
         text,
-        "".join(_first_traces(inbox, errors)),
+        "".join(f"\n{where}" for _, where in traces),
     )
     return outcome
 
@@ -556,15 +576,12 @@ def tell_of_dead(
             _logger.error("%s: a subscriber raised\n%s", inbox.source, trace(error))
 
 
-def _first_traces(inbox: BoundInbox, errors: Mapping[str, Exception]) -> Iterable[str]:
-    """Where errors were raised, the first time for errors of their kind."""
-    for name, error in errors.items():
-        last = error.__traceback__
-        while last and last.tb_next:
-            last = last.tb_next
-        place = (last.tb_frame.f_code.co_filename, last.tb_lineno) if last else None
-        kind = name, type(error), place
-        if kind not in inbox.kinds_of_errors:
-            if len(inbox.kinds_of_errors) < _KINDS_OF_ERRORS:
-                inbox.kinds_of_errors.add(kind)
-            yield f"\n{trace(error)}"
+def _first_traces(
+    inbox: BoundInbox, errors: Mapping[str, Exception], keys: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Where errors were raised, the first time for errors of their kind, by their keys."""
+    first = [name for name in errors if keys[name] not in inbox.kinds_of_errors]
+    for name in first:
+        if len(inbox.kinds_of_errors) < _KINDS_OF_ERRORS:
+            inbox.kinds_of_errors.add(keys[name])
+    return [(keys[name], trace(errors[name])) for name in first]

@@ -219,8 +219,10 @@ class _WithReturning(Dialect):
         return self._new(connection, table, self.insert(table), rows)
 
     def upsertion(self, insertion: Any, changes: Changes) -> Any:
+        table = insertion.table
+        unique = ["key"] if "id" in table.c else list(table.primary_key)
         set_ = changes(insertion.excluded)
-        return insertion.on_conflict_do_update(index_elements=["key"], set_=set_)
+        return insertion.on_conflict_do_update(index_elements=unique, set_=set_)
 
     def _new(
         self, connection: Connection, table: Table, statement: Any, *rows: Any
@@ -584,7 +586,8 @@ def insert_rows(
 def upsert(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], changes: Changes
 ) -> None:
-    """Insert rows, or change those whose key is there.
+    """Insert rows, or change those whose key is there: the column ``key`` where rows have an
+    ``id``, else the primary key.
 
     :param rows: all of the same columns, with values that JSON has.
     :param changes: makes the new values of columns from those that were to be inserted, without a

@@ -42,11 +42,14 @@ from ..registration import Registration
 from ..registration import registrations
 from . import callbacks
 from . import delivery
+from . import history
 from . import ledger
 from . import messages
 from . import quarantine
 from . import reconcile
 from . import retention
+from . import troubles
+from . import workers
 from .callbacks import by_key
 from .callbacks import by_stored_key
 from .callbacks import key_of_body
@@ -55,10 +58,13 @@ from .delivery import Breaker
 from .delivery import Loaded
 from .erasure import ERASED
 from .erasure import Number
+from .figures import Figures
+from .history import Report
 from .ledger import Ledger
 from .masking import trace
 from .messages import Claimed
 from .messages import DeadMessage
+from .migrations import check_version
 from .quarantine import Entry
 from .quarantine import Quarantined
 from .reconcile import GRACE
@@ -67,6 +73,8 @@ from .retention import DAY
 from .retention import Erased
 from .retention import Retained
 from .tables import State
+from .troubles import Trouble
+from .workers import Worker
 
 if TYPE_CHECKING:
     from .session import HostDatabase
@@ -83,6 +91,7 @@ _RECOVERY = 5.0
 _HOUR = 3600
 
 _PROBE = 100_000  # bytes
+_OVERDUE = 15 * 60  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,10 +235,12 @@ class BoundInbox:
         self.database = database
         self.host = cast("HostDatabase | None", database if options.session is not None else None)
         """Where the inbox is in the host's own database."""
+        self.figures = Figures(self)
+        """What is counted as it comes."""
         self.breaker = Breaker()
         self.blocked: set[int] = set()
         """The threads in which a subscriber took longer than the lease."""
-        self.kinds_of_errors: set[object] = set()
+        self.kinds_of_errors: set[str] = set()
         self._latest = threading.local()
         self._next_recovery = 0.0
 
@@ -413,15 +424,30 @@ class BoundInbox:
             callbacks.insert(connection, probe)
             written.rollback()
 
+    def ping(self) -> None:
+        """See whether the database answers, and has the tables of this release.
+
+        :raises InboxUnavailable: it does not.
+        """
+        self.database.prepare()
+        with self.database.begin(writes=False) as connection:
+            check_version(connection)
+
     def status(self) -> dict[str, Any]:
-        """How it stands with the messages that are not done, and with the quarantine.
+        """How it stands with the messages that are not done, with callbacks and with workers.
 
         It takes no longer the more is done. ``retrying`` is a list of dicts, one for each
-        subscriber that failed; the others are numbers.
+        subscriber that failed, and ``workers`` one for each process that is alive; times
+        (``last_callback_at``, ``reconciled_at``) are as ISO 8601 has them, in UTC, or ``None``; the
+        others are numbers. ``refused`` is how many callbacks were refused since the last one was
+        taken, and ``overdue`` how many messages have had no final state for 15 minutes: ``None``
+        without a ledger.
 
         :raises InboxUnavailable: the database failed.
         """
         now = time.time()
+        last_callback_at, refused = self.figures.last_callback()
+        reconciled_at, _ = reconcile.last(self)
         with self.database.begin(writes=False) as connection:
             counts = messages.counts(connection, self.source)
             retrying = messages.retrying(connection, self.source, now)
@@ -437,24 +463,146 @@ class BoundInbox:
                 "done_last_minute": messages.done_since(connection, self.source, now - 60),
                 "quarantined": quarantined,
                 "quarantined_bytes": quarantined_bytes,
+                "last_callback_at": _iso(last_callback_at),
+                "refused": refused,
+                "workers": [
+                    asdict(one) | {"since": _iso(one.since), "seen_at": _iso(one.seen_at)}
+                    for one in workers.alive(connection, self.source)
+                ],
+                "overdue": (
+                    ledger.count_overdue(connection, self.source, now - _OVERDUE)
+                    if self.options.ledger
+                    else None
+                ),
+                "reconciled_at": _iso(
+                    datetime.fromtimestamp(reconciled_at, UTC) if reconciled_at else None
+                ),
             }
 
-    def dead(self, limit: int = 100) -> list[DeadMessage]:
-        """The messages that were set aside as dead, the latest first.
+    def workers(self) -> list[Worker]:
+        """The processes that dispatch what waits, and are alive; the oldest first.
 
-        :param limit: how many, at most.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return messages.dead(connection, self.source, limit)
+            return workers.alive(connection, self.source)
 
-    def retry(self, ids: Sequence[int] | None = None) -> int:
-        """Have dead messages tried again, by a worker, and return how many.
+    def version(self) -> str:
+        """What changes whenever something has come, was dispatched, failed or was set aside.
 
-        :param ids: which ones; all of them by default.
         :raises InboxUnavailable: the database failed.
         """
-        return self._in_pieces(partial(messages.retry, ids=ids, now=time.time()))
+        with self.database.begin(writes=False) as connection:
+            return history.version(connection, self.source)
+
+    def history(self, message_id: str, to: str | None) -> list[Report]:
+        """The reports of a message that are stored, in the order in which they came.
+
+        :param to: the phone number in any usual notation, or ``None`` where the reports have none.
+        :return: the first 100.
+        :raises InboxUnavailable: the database failed.
+        """
+        return history.of_message(self, message_id, to)
+
+    def of_bulk(self, bulk_id: str, *, limit: int = 100, cursor: str | None = None) -> list[Report]:
+        """The reports of a bulk that are stored, in the order in which they came.
+
+        :param bulk_id: of which the first 200 characters count.
+        :param limit: how many, at most.
+        :param cursor: only those behind the one that has it.
+        :raises ValueError: ``cursor`` is none.
+        :raises InboxUnavailable: the database failed.
+        """
+        return history.of_bulk(self, bulk_id, limit, cursor)
+
+    def troubles(self, limit: int = 100) -> list[Trouble]:
+        """The messages that are dead or wait for another attempt, by subscriber and kind of error,
+        the largest groups first.
+
+        :param limit: how many groups, at most.
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin(writes=False) as connection:
+            return troubles.found(connection, self.source, limit)
+
+    def dead(
+        self,
+        limit: int = 100,
+        *,
+        failed_by: str | None = None,
+        error_key: str | None = None,
+        cursor: str | None = None,
+    ) -> list[DeadMessage]:
+        """The messages that were set aside as dead, the latest first.
+
+        :param limit: how many, at most.
+        :param failed_by: only those that this subscriber failed on.
+        :param error_key: only those of this kind of error.
+        :param cursor: only those behind the one that has it.
+        :raises ValueError: ``cursor`` is none.
+        :raises InboxUnavailable: the database failed.
+        """
+        with self.database.begin(writes=False) as connection:
+            return messages.dead(
+                connection,
+                self.source,
+                limit,
+                failed_by=failed_by,
+                error_key=error_key,
+                cursor=cursor,
+            )
+
+    def retry(
+        self,
+        ids: Sequence[int] | None = None,
+        *,
+        failed_by: str | None = None,
+        error_key: str | None = None,
+        state: State = State.DEAD,
+    ) -> int:
+        """Have messages tried again, by a worker, and return how many.
+
+        :param ids: which ones; all of them by default.
+        :param failed_by: only those that this subscriber failed on.
+        :param error_key: only those of this kind of error, of :meth:`troubles`.
+        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt,
+            which is due then.
+        :raises InboxUnavailable: the database failed.
+        """
+        action = messages.retry if state is State.DEAD else messages.hasten
+        now = time.time()
+        return self._in_pieces(
+            partial(action, ids=ids, now=now, failed_by=failed_by, error_key=error_key)
+        )
+
+    def discard(
+        self,
+        ids: Sequence[int] | None = None,
+        *,
+        failed_by: str | None = None,
+        error_key: str | None = None,
+        state: State = State.DEAD,
+    ) -> int:
+        """Be done with messages that failed, without another attempt, and return how many.
+
+        They are done as others are, so that a repetition is known, and can be redelivered.
+
+        :param ids: which ones; all of them by default.
+        :param failed_by: only those that this subscriber failed on.
+        :param error_key: only those of this kind of error, of :meth:`troubles`.
+        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
+        :raises InboxUnavailable: the database failed.
+        """
+        return self._in_pieces(
+            partial(
+                messages.discard,
+                ids=ids,
+                now=time.time(),
+                state=state,
+                failed_by=failed_by,
+                error_key=error_key,
+            )
+        )
 
     def redeliver(
         self,
@@ -612,14 +760,34 @@ class BoundInbox:
             raise LookupError(f"There is no entry {id} in quarantine.")
         return found
 
-    def quarantined(self, limit: int | None = None) -> list[Quarantined]:
+    def quarantined(
+        self,
+        limit: int | None = None,
+        *,
+        newest: bool = False,
+        whole: bool | None = None,
+        cursor: str | None = None,
+    ) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
 
         :param limit: how many, at most; all by default.
+        :param newest: the newest first.
+        :param whole: only whole callbacks, or only details of those whose others were taken.
+        :param cursor: only those behind the one that has it.
+        :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return quarantine.list_all(connection, self.source, limit)
+            return quarantine.list_all(
+                connection, self.source, limit, newest=newest, whole=whole, cursor=cursor
+            )
+
+    def drop(self, ids: Sequence[int]) -> int:
+        """Delete entries of the quarantine, and return how many.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        return self.database.run(partial(quarantine.drop, source=self.source, ids=ids))
 
     def kept(self) -> dict[str, float | None]:
         """How many days what is kept; ``None`` for ever.
@@ -777,6 +945,10 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
 
 def _not_erased(invalid: Sequence[InvalidDetail]) -> list[InvalidDetail]:
     return [one for one in invalid if one.payload != ERASED]
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="seconds") if moment else None
 
 
 def _is_number(value: object) -> bool:

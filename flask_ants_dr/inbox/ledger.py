@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -31,6 +32,7 @@ from ..models import DeliveryState
 from ..models import Envelope
 from ..models import MessageReport
 from ..models import Status
+from . import pages
 from .callbacks import digest
 from .dialects import among
 from .dialects import upsert
@@ -49,7 +51,8 @@ _ORDER = {state: f"{number:02}" for number, state in enumerate(DeliveryState)}
 _FINALS = {state for state in DeliveryState if state.is_final}
 _FINAL = "1"
 
-_NEWEST_FIRST = ledger.c.changed_at.desc()
+_NEWEST_FIRST = (ledger.c.changed_at.desc(), ledger.c.id.desc())
+_OLDEST_FIRST = (ledger.c.open_since, ledger.c.id)
 
 _AGES = 1e12
 """Seconds: more than any database's time has."""
@@ -95,6 +98,8 @@ class Entry:
     """When the latest report came."""
     reports: int
     """How many there were. A repetition is none."""
+    cursor: str = field(default="", compare=False)
+    """Where it is in the list that it came from."""
 
     @property
     def is_final(self) -> bool:
@@ -213,6 +218,7 @@ class Ledger:
         state: DeliveryState | None = None,
         since: datetime | None = None,
         limit: int = 100,
+        cursor: str | None = None,
     ) -> list[Entry]:
         """The messages that all of this is true of, those that changed last first.
 
@@ -220,6 +226,8 @@ class Ledger:
         :param state: what became of them.
         :param since: when they were last expected or reported, at the earliest; aware.
         :param limit: how many, at most.
+        :param cursor: only those behind the entry that has it.
+        :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
         said = {
@@ -231,6 +239,8 @@ class Ledger:
         is_theirs = [column == value for column, value in said.items() if value is not None]
         if since is not None:
             is_theirs.append(ledger.c.changed_at >= since.timestamp())
+        if cursor is not None:
+            is_theirs.append(pages.behind(ledger.c.changed_at, ledger.c.id, cursor))
         if state is not None:
             is_theirs.append(ledger.c.state == state)
         elif all(value is None for value in said.values()):
@@ -238,7 +248,7 @@ class Ledger:
             by_state = [(*is_theirs, ledger.c.state == one) for one in _STATES]
             found = self._rows(*by_state, limit=limit)
             found.sort(key=lambda row: (row.changed_at, row.id), reverse=True)
-            return [_entry(row) for row in found[:limit]]
+            return [_entry(row, row.changed_at) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
 
     def counts(
@@ -260,44 +270,54 @@ class Ledger:
             return dict(zip(_STATES, connection.execute(_COUNTS, said).one(), strict=True))
 
     def overdue(
-        self, after: timedelta, *, since: datetime | None = None, limit: int = 100
+        self,
+        after: timedelta,
+        *,
+        since: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
     ) -> list[Entry]:
         """The messages that were expected or reported so long ago, and are not final.
 
         :param since: when that was, at the earliest; aware.
         :param limit: how many, at most: the oldest.
+        :param cursor: only those behind the entry that has it.
+        :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
         before = time.time() - after.total_seconds()
         is_overdue = ledger.c.open_since <= before
         if since is not None:
             is_overdue &= ledger.c.open_since >= since.timestamp()
-        return self._find(is_overdue, limit=limit, order=ledger.c.open_since)
+        if cursor is not None:
+            is_overdue &= pages.behind(
+                ledger.c.open_since, ledger.c.id, cursor, is_descending=False
+            )
+        rows = self._rows([is_overdue], limit=limit, order=_OLDEST_FIRST)
+        return [_entry(row, row.open_since) for row in rows]
 
     def count_overdue(self, after: timedelta) -> int:
         """How many messages are overdue."""
         before = time.time() - after.total_seconds()
-        is_overdue = (ledger.c.source == self._inbox.source, ledger.c.open_since <= before)
         with self._inbox.database.begin(writes=False) as connection:
-            return connection.scalar(select(func.count()).where(*is_overdue)) or 0
+            return count_overdue(connection, self._inbox.source, before)
 
     def _find(
         self,
         *is_theirs: ColumnElement[bool],
         limit: int,
-        order: ColumnElement[Any] = _NEWEST_FIRST,
     ) -> list[Entry]:
-        return [_entry(row) for row in self._rows(is_theirs, limit=limit, order=order)]
+        return [_entry(row, row.changed_at) for row in self._rows(is_theirs, limit=limit)]
 
     def _rows(
         self,
         *of_each: Sequence[ColumnElement[bool]],
         limit: int,
-        order: ColumnElement[Any] = _NEWEST_FIRST,
+        order: Sequence[ColumnElement[Any]] = _NEWEST_FIRST,
     ) -> list[Row[Any]]:
         """Of each of several questions at most so many rows, in one transaction."""
         own = select(ledger).where(ledger.c.source == self._inbox.source)
-        own = own.order_by(order).limit(limit)
+        own = own.order_by(*order).limit(limit)
         with self._inbox.database.begin(writes=False) as connection:
             return [row for each in of_each for row in connection.execute(own.where(*each))]
 
@@ -349,6 +369,12 @@ def record(
         rows[key]["reports"] = (other["reports"] if other else 0) + 1
     if rows:
         _upsert(connection, rows)
+
+
+def count_overdue(connection: Connection, source: str, before: float) -> int:
+    """How many messages have had no final state since a time."""
+    is_overdue = (ledger.c.source == source, ledger.c.open_since <= before)
+    return connection.scalar(select(func.count()).where(*is_overdue)) or 0
 
 
 def known(connection: Connection, source: str, messages: Mapping[str, MessageReport]) -> set[str]:
@@ -489,7 +515,7 @@ def _check_length(name: str, value: str | None) -> None:
         raise ValueError(f"{name} must have at most {_CHARACTERS} characters.")
 
 
-def _entry(row: Row[Any]) -> Entry:
+def _entry(row: Row[Any], at: float) -> Entry:
     status = sender = credit = send_date = done_date = None
     if row.report is not None:
         code, name, description = json.loads(row.status)
@@ -509,6 +535,7 @@ def _entry(row: Row[Any]) -> Entry:
         expected_at=_moment(row.expected_at),
         reported_at=_moment(row.reported_at),
         reports=row.reports,
+        cursor=pages.cursor(at, row.id),
     )
 
 

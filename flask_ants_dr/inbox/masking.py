@@ -17,6 +17,7 @@ from ..models import MessageReport
 
 _ERROR_CHARACTERS = 500
 _MAX_VALUES = 1000
+_FRAMES = 50  # the innermost
 
 # One-time passwords and phone numbers, however they are grouped, and numbers of unknown members.
 _DIGITS = re.compile(r"\d(?:[ .-]?\d){3,}")
@@ -45,7 +46,7 @@ def mask(text: str, message: MessageReport | None, report: DeliveryReport) -> st
 
 def trace(error: Exception) -> str:
     """Where an error was raised: lines of code, which hold no values, and its type."""
-    return "".join([*format_tb(error.__traceback__), type(error).__name__])
+    return "".join([*format_tb(error.__traceback__, -_FRAMES), type(error).__name__])
 
 
 def _message(error: Exception) -> str:

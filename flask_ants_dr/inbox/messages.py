@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from datetime import UTC
 from datetime import datetime
 from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
@@ -25,6 +27,7 @@ from sqlalchemy import select
 from sqlalchemy import update
 
 from . import callbacks as stored_callbacks
+from . import pages
 from .dialects import among
 from .dialects import change
 from .dialects import dialect_of
@@ -40,8 +43,24 @@ from .tables import is_new
 from .tables import is_retry
 from .tables import messages
 
+_KEY_CHARACTERS = 32
+
 #: The error of a message that its workers did not survive.
 LOST = "its last worker did not finish it"
+
+
+class Failure(NamedTuple):
+    """An attempt that failed."""
+
+    at: float
+    """Seconds since 1970."""
+    attempt: int
+    """Which one it was, from 1 on."""
+    subscriber: str
+    error: str
+    """What it raised, with the values of the message masked."""
+    error_key: str | None
+    """What is the same for errors of one kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +74,8 @@ class Claimed:
     """How often it has been tried before."""
     had_by: tuple[str, ...] = ()
     """The subscribers that are not to be called again."""
+    failures: tuple[Failure, ...] = ()
+    """Its last attempts that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,11 @@ class Outcome:
     """``None`` where the notes in the host's own transactions say so."""
     failed_by: str | None = None
     error: str | None = None
+    error_key: str | None = None
+    failures: tuple[Failure, ...] | None = None
+    """The last ones, where it failed."""
+    traces: Sequence[tuple[str, str]] = ()
+    """Where errors were raised, by their keys, the first time for errors of their kind."""
     is_marked: bool = False
     """Whether it stands in the database already, by the host's own transaction."""
     undoes_note: bool = False
@@ -82,6 +108,7 @@ class DeadMessage:
     """A message that was set aside after its last attempt."""
 
     id: int
+    callback_id: int
     source: str
     attempts: int
     since: datetime
@@ -90,6 +117,26 @@ class DeadMessage:
     """The subscriber that failed last."""
     error: str
     """What it raised, with the values of the message masked."""
+    error_key: str
+    """What is the same for errors of one kind; empty where its process did not survive it."""
+    cursor: str = field(default="", compare=False)
+    """Where it is in the list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as it stands in the database, and how far it came."""
+
+    id: int
+    callback_id: int
+    key: str
+    state: State
+    attempts: int
+    due_at: float
+    finished_at: float | None
+    had_by: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    is_erased: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +251,13 @@ def claim_abandoned(
     due = _due(connection, source, now, ids) & is_claimed
     # The first claim that was lost may have been one of many messages.
     exhausted = due & (messages.c.attempts >= max(1, max_attempts - 1))
-    values = {"state": State.DEAD, "claim": None, "finished_at": now, "error": LOST}
+    values = {
+        "state": State.DEAD,
+        "claim": None,
+        "finished_at": now,
+        "error": LOST,
+        "error_key": None,
+    }
     chosen = select(messages.c.id).where(exhausted)
     lost = _claimed(change(connection, messages, chosen, values, *_CLAIMED))
     again = _claim(connection, due, 1, token, until, attempts=messages.c.attempts + 1)
@@ -227,6 +280,8 @@ def mark(
             one.had_by,
             one.failed_by,
             one.error,
+            one.error_key,
+            one.failures,
             one.undoes_note,
         )
         alike[same].append(one)
@@ -243,9 +298,15 @@ def mark(
         is_finished = first.state in {State.DONE, State.DEAD}
         values |= {"finished_at": now} if is_finished else {"due_at": first.due_at}
         if is_finished or first.error is not None:  # else what failed before still stands
-            values |= {"failed_by": first.failed_by, "error": first.error}
+            values |= {
+                "failed_by": first.failed_by,
+                "error": first.error,
+                "error_key": first.error_key,
+            }
         elif first.failed_by:
             values |= {"failed_by": first.failed_by}
+        if first.failures is not None:
+            values["failures"] = json.dumps(first.failures)
         ours = messages.c.claim == token
         if not first.undoes_note:
             ours &= is_claimed
@@ -283,6 +344,7 @@ def note(
             "had_by": None,
             "failed_by": None,
             "error": None,
+            "error_key": None,
             "finished_at": now,
         }
         if is_last
@@ -321,38 +383,147 @@ def due_ids(
     return ids[:limit]
 
 
-def dead(connection: Connection, source: str, limit: int) -> list[DeadMessage]:
-    """The dead messages, the latest first."""
-    columns = (
-        messages.c.id,
-        messages.c.attempts,
-        messages.c.failed_by,
-        messages.c.error,
-        messages.c.finished_at,
-    )
-    chosen = select(*columns).where(messages.c.source == source, is_dead)
-    rows = connection.execute(chosen.order_by(messages.c.finished_at.desc()).limit(limit))
+def dead(
+    connection: Connection,
+    source: str,
+    limit: int,
+    *,
+    failed_by: str | None = None,
+    error_key: str | None = None,
+    cursor: str | None = None,
+) -> list[DeadMessage]:
+    """The dead messages, the latest first.
+
+    :param failed_by: only those that this subscriber failed on.
+    :param error_key: only those of this kind of error.
+    :param cursor: only those behind this one.
+    """
+    chosen = select(messages).where(messages.c.source == source, is_dead)
+    chosen = chosen.where(*_is_of(failed_by, error_key))
+    if cursor is not None:
+        chosen = chosen.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
+    latest_first = messages.c.finished_at.desc(), messages.c.id.desc()
     return [
         DeadMessage(
             id=row.id,
+            callback_id=row.callback_id,
             source=source,
             attempts=row.attempts,
             since=datetime.fromtimestamp(row.finished_at, UTC),
             failed_by=row.failed_by,
             error=row.error,
+            error_key=row.error_key or "",
+            cursor=pages.cursor(row.finished_at, row.id),
         )
-        for row in rows
+        for row in connection.execute(chosen.order_by(*latest_first).limit(limit))
+    ]
+
+
+def of_message(connection: Connection, message_key: str, limit: int) -> list[Stored]:
+    """All that is stored of one message: each of its reports, in the order in which they came.
+
+    :param message_key: what their status keys begin with.
+    """
+    width = _KEY_CHARACTERS - len(message_key)
+    first, last = (message_key + digit * width for digit in "0f")
+    return _stored(connection, messages.c.status_key.between(first, last), limit)
+
+
+def of_bulk(
+    connection: Connection, source: str, bulk_id: str, limit: int, after: int
+) -> list[Stored]:
+    """The messages of a bulk, in the order of their ids, from the one after ``after`` on."""
+    theirs = select(callbacks.c.id).where(
+        callbacks.c.source == source,
+        callbacks.c.bulk_id == stored_callbacks.indexed(bulk_id),
+    )
+    is_theirs = messages.c.callback_id.in_(theirs) & (messages.c.id > after)
+    return _stored(connection, is_theirs, limit)
+
+
+def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) -> list[Stored]:
+    chosen = select(messages).where(is_theirs).order_by(messages.c.id).limit(limit)
+    return [
+        Stored(
+            id=row.id,
+            callback_id=row.callback_id,
+            key=row.key,
+            state=State(row.state),
+            attempts=row.attempts,
+            due_at=row.due_at,
+            finished_at=row.finished_at,
+            had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
+            failures=_failures(row.failures),
+            is_erased=row.erased_at is not None,
+        )
+        for row in connection.execute(chosen)
     ]
 
 
 def retry(
-    connection: Connection, source: str, ids: Sequence[int] | None, now: float, limit: int
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    now: float,
+    limit: int,
+    *,
+    failed_by: str | None = None,
+    error_key: str | None = None,
 ) -> int:
     """Have dead messages tried again, at most ``limit`` of them, and return how many.
 
     Subscribers that had them are not called again.
     """
-    return _change(connection, source, is_dead, ids, limit, _from_the_beginning(now))
+    chosen = and_(is_dead, *_is_of(failed_by, error_key))
+    return _change(connection, source, chosen, ids, limit, _from_the_beginning(now))
+
+
+def hasten(
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    now: float,
+    limit: int,
+    *,
+    failed_by: str | None = None,
+    error_key: str | None = None,
+) -> int:
+    """Have messages that wait for another attempt tried now, at most ``limit`` of them."""
+    waits = is_in(State.WAITING) & (messages.c.due_at > now)
+    chosen = and_(waits, *_is_of(failed_by, error_key))
+    return _change(connection, source, chosen, ids, limit, {"due_at": now})
+
+
+def discard(
+    connection: Connection,
+    source: str,
+    ids: Sequence[int] | None,
+    now: float,
+    limit: int,
+    state: State,
+    *,
+    failed_by: str | None = None,
+    error_key: str | None = None,
+) -> int:
+    """Be done with messages that failed, without another attempt; at most ``limit`` of them.
+
+    :param state: those that are dead, or that wait.
+    """
+    failed = is_dead if state is State.DEAD else is_retry
+    values = {
+        "state": State.DONE,
+        "finished_at": now,
+        "failed_by": None,
+        "error": None,
+        "error_key": None,
+    }
+    chosen = and_(failed, *_is_of(failed_by, error_key))
+    return _change(connection, source, chosen, ids, limit, values)
+
+
+def _is_of(failed_by: str | None, error_key: str | None) -> list[ColumnElement[bool]]:
+    said = ((messages.c.failed_by, failed_by), (messages.c.error_key, error_key))
+    return [func.coalesce(column, "") == value for column, value in said if value is not None]
 
 
 def redeliver(
@@ -445,7 +616,14 @@ def erase(connection: Connection, ids: Sequence[int], now: float) -> None:
 
     Their keys stay, so that a repetition is known, for as long as those of other done ones.
     """
-    values = {"state": State.DONE, "erased_at": now, "failed_by": None, "error": None}
+    values = {
+        "state": State.DONE,
+        "erased_at": now,
+        "failed_by": None,
+        "error": None,
+        "error_key": None,
+        "failures": None,
+    }
     erased = among(connection, messages.c.id, ids)
     connection.execute(update(messages).where(erased).values(values))
 
@@ -533,6 +711,7 @@ _CLAIMED = (
     messages.c.key,
     messages.c.attempts,
     messages.c.had_by,
+    messages.c.failures,
 )
 
 
@@ -587,9 +766,20 @@ def _claim(
 def _claimed(rows: Iterable[Row[Any]]) -> list[Claimed]:
     """Rows of the columns ``_CLAIMED``, callback by callback and in its order."""
     return [
-        Claimed(id, callback_id, key, attempts, tuple(json.loads(had_by)) if had_by else ())
-        for callback_id, _, id, key, attempts, had_by in sorted(map(tuple, rows))
+        Claimed(
+            id,
+            callback_id,
+            key,
+            attempts,
+            tuple(json.loads(had_by)) if had_by else (),
+            _failures(failures),
+        )
+        for callback_id, _, id, key, attempts, had_by, failures in sorted(map(tuple, rows))
     ]
+
+
+def _failures(stored: str | None) -> tuple[Failure, ...]:
+    return tuple(Failure(*one) for one in json.loads(stored)) if stored else ()
 
 
 def _from_the_beginning(now: float) -> dict[str, Any]:

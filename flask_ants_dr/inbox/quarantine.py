@@ -7,7 +7,9 @@ import logging
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import field
 from datetime import UTC
 from datetime import datetime
 from typing import Any
@@ -20,6 +22,7 @@ from sqlalchemy import select
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
+from . import pages
 from .callbacks import delete_orphans
 from .callbacks import envelope_of
 from .callbacks import key_of_detail
@@ -51,6 +54,8 @@ class Quarantined:
     """The size of the callback's body."""
     error: Mapping[str, Any]
     """What the answer said, which repeats no value."""
+    cursor: str = field(default="", compare=False)
+    """Where it is in the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +132,42 @@ def among_keys(connection: Connection, keys: Collection[str]) -> set[str]:
     return set(connection.scalars(found)) if keys else set()
 
 
-def list_all(connection: Connection, source: str, limit: int | None = None) -> list[Quarantined]:
-    """What is in quarantine, the oldest first."""
+def list_all(
+    connection: Connection,
+    source: str,
+    limit: int | None = None,
+    *,
+    newest: bool = False,
+    whole: bool | None = None,
+    cursor: str | None = None,
+) -> list[Quarantined]:
+    """What is in quarantine, in the order in which it came.
+
+    :param newest: the newest first.
+    :param whole: only whole callbacks, or only details.
+    :param cursor: only what is behind this one.
+    """
     chosen = select(*_ENTRY, *_OF_CALLBACK).join_from(quarantine, callbacks, _ITS_CALLBACK)
-    rows = connection.execute(
-        chosen.where(quarantine.c.source == source)
-        .order_by(quarantine.c.callback_id, quarantine.c.position)
-        .limit(limit)
+    chosen = chosen.where(quarantine.c.source == source)
+    if whole is not None:
+        is_whole = quarantine.c.position.is_(None)
+        chosen = chosen.where(is_whole if whole else ~is_whole)
+    at, id = quarantine.c.quarantined_at, quarantine.c.id
+    if cursor is not None:
+        chosen = chosen.where(pages.behind(at, id, cursor, is_descending=newest))
+    order = (at.desc(), id.desc()) if newest else (at, id)
+    return [_quarantined(row) for row in connection.execute(chosen.order_by(*order).limit(limit))]
+
+
+def drop(connection: Connection, source: str, ids: Sequence[int]) -> int:
+    """Delete entries, and return how many."""
+    own = select(quarantine.c.id).where(
+        quarantine.c.source == source, among(connection, quarantine.c.id, ids)
     )
-    return [_quarantined(row) for row in rows]
+    gone = remove_chosen(connection, quarantine, own, quarantine.c.callback_id)
+    if gone:
+        delete_orphans(connection, [row[0] for row in gone])
+    return len(gone)
 
 
 def find(connection: Connection, source: str, id: int) -> tuple[Quarantined, Envelope] | None:
@@ -199,4 +231,5 @@ def _quarantined(row: Any) -> Quarantined:
         content_type=row.content_type,
         bytes=row.bytes,
         error=json.loads(row.error),
+        cursor=pages.cursor(row.quarantined_at, row.id),
     )

@@ -20,10 +20,12 @@ from ..models import Envelope
 from ..receive import read
 from ..registration import registrations
 from . import callbacks
+from . import figures
 from . import ledger
 from . import messages
 from . import quarantine
 from . import tasks
+from . import troubles
 from .erasure import Number
 from .erasure import Span
 from .erasure import find
@@ -113,6 +115,12 @@ def apply(inbox: BoundInbox, stop: Callable[[], bool]) -> Retained:
         return stop() or time.monotonic() > end
 
     done = _since(options.keep_days, now)
+
+    def forget(connection: Connection) -> None:
+        figures.forget(connection, source, done, now)
+        troubles.forget(connection, source, done)
+
+    inbox.database.run(forget, durable=False)
     bodies = _since(days_of_bodies(options), now)
     return Retained(
         deleted=_in_pieces(

@@ -42,7 +42,7 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0005"
+VERSION = "0006"
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
@@ -99,7 +99,8 @@ messages = Table(
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
     Column("source", _Name, nullable=False),
     Column("key", _Word, nullable=False, unique=True),
-    # What is the same however a status of a message is reported: a hash, too.
+    # What is the same however a status of a message is reported: a hash of the message, and then
+    # one of the status.
     Column("status_key", _Word, index=True),
     Column("position", Integer, nullable=False),
     Column("state", _Word, nullable=False),
@@ -113,6 +114,10 @@ messages = Table(
     # The subscriber that failed last, and what it raised.
     Column("failed_by", _Text),
     Column("error", _Text),
+    # What is the same for errors of one kind: see the table of errors.
+    Column("error_key", _Word),
+    # Its last attempts that failed.
+    Column("failures", _Text),  # JSON
     Column("finished_at", _Time),
     # When it was erased from its callback's body, which it can no longer be read from.
     Column("erased_at", _Time),
@@ -158,6 +163,69 @@ quarantine = Table(
     Column("error", _Text, nullable=False),  # JSON: what the answer said
     Column("quarantined_at", _Time, nullable=False),
     Index("ix_ants_dr_quarantine_age", "source", "quarantined_at"),
+    **_OPTIONS,
+)
+
+#: The kinds of errors that subscribers have raised: where, the first time, without a value.
+errors = Table(
+    "ants_dr_errors",
+    metadata,
+    Column("source", _Name, primary_key=True),
+    Column("key", _Word, primary_key=True),
+    Column("trace", _Text, nullable=False),
+    Column("first_at", _Time, nullable=False),
+    **_OPTIONS,
+)
+
+
+def _span() -> tuple[Column[Any], ...]:
+    """What is counted as it comes is so for spans of so many seconds: a minute, and an hour."""
+    return (
+        Column("source", _Name, primary_key=True),
+        Column("width", Integer, primary_key=True),
+        Column("start", BigInteger, primary_key=True),
+    )
+
+
+#: How many callbacks had which answer.
+callback_counts = Table(
+    "ants_dr_callback_counts",
+    metadata,
+    *_span(),
+    Column("status", Integer, primary_key=True),
+    Column("callbacks", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("seconds", _Time, nullable=False),  # of all together
+    Column("slowest", _Time, nullable=False),
+    Column("last_at", _Time, nullable=False),
+    **_OPTIONS,
+)
+
+#: How many messages were reported, by sender, state and the time from send to done.
+message_counts = Table(
+    "ants_dr_message_counts",
+    metadata,
+    *_span(),
+    Column("sender", _Name, primary_key=True),  # empty for none
+    Column("state", _Word, primary_key=True),
+    Column("took", Integer, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    **_OPTIONS,
+)
+
+#: The processes that dispatch what waits.
+workers = Table(
+    "ants_dr_workers",
+    metadata,
+    Column("source", _Name, primary_key=True),
+    Column("worker", _Word, primary_key=True),
+    Column("kind", _Word, nullable=False),
+    Column("host", _Name, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("since", _Time, nullable=False),
+    Column("seen_at", _Time, nullable=False),
+    # Until when it counts as alive, unless it is seen again.
+    Column("alive_until", _Time, nullable=False),
     **_OPTIONS,
 )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from threading import Event
 from threading import Thread
 
@@ -16,6 +17,8 @@ from ..errors import InboxUnavailable
 from ..errors import MessageLogsError
 from . import reconcile as reconciling
 from .inbox import BoundInbox
+from .workers import SEEN
+from .workers import SignOfLife
 
 _logger = logging.getLogger(__name__)
 
@@ -94,6 +97,17 @@ def work(
             reconcile_all(inboxes, reconcile, ends)
             pause(_MENDED)
 
+    def live() -> None:
+        sign = SignOfLife("work")
+        while not ends() and not once:
+            for inbox in inboxes:
+                with suppress(InboxUnavailable):
+                    inbox.database.run(partial(sign.give, source=inbox.source), durable=False)
+            pause(SEEN)
+        for inbox in inboxes:
+            with suppress(InboxUnavailable):
+                inbox.database.run(partial(sign.end, source=inbox.source), durable=False)
+
     def run(action: Callable[[], None]) -> None:
         try:
             action()
@@ -103,11 +117,14 @@ def work(
 
     # Daemons, because one that is blocked for ever must not keep the process.
     actions = {f"ants-dr-{number}": drain for number in range(concurrency)}
+    actions |= {
+        "ants-dr-alive": live,
+        "ants-dr-retention": retain,
+        "ants-dr-reconcile": mend,
+    }
     threads = [
         Thread(target=run, args=(action,), name=name, daemon=True)
-        for name, action in (
-            actions | {"ants-dr-retention": retain, "ants-dr-reconcile": mend}
-        ).items()
+        for name, action in actions.items()
     ]
     for thread in threads:
         thread.start()

@@ -11,6 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,13 @@ def test_status(make_inbox_app: MakeApp) -> None:
     ants.post("not json")
     status = json.loads(run(app, "status", "--json"))["ants_dr"]
     assert 0 <= status.pop("oldest_pending_seconds") < 60
+    last_callback_at = datetime.fromisoformat(status.pop("last_callback_at"))
+    assert timedelta(0) <= datetime.now(UTC) - last_callback_at < timedelta(seconds=60)
     assert status == {
+        "overdue": None,
+        "reconciled_at": None,
+        "refused": 1,
+        "workers": [],
         "pending": 2,
         "new": 2,
         "claimed": 0,

@@ -848,12 +848,16 @@ def test_the_default_is_sqlite_in_the_instance_folder(tmp_path: Path) -> None:
 
 def test_the_tables_can_be_part_of_a_hosts_metadata() -> None:
     assert set(metadata.tables) == {
+        "ants_dr_callback_counts",
         "ants_dr_callbacks",
+        "ants_dr_errors",
         "ants_dr_ledger",
+        "ants_dr_message_counts",
         "ants_dr_messages",
         "ants_dr_quarantine",
         "ants_dr_tasks",
         "ants_dr_version",
+        "ants_dr_workers",
     }
 
 

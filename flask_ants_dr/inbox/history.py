@@ -1,0 +1,173 @@
+"""What is stored of one message: its reports, what became of each here, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import UTC
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection
+from sqlalchemy import func
+from sqlalchemy import select
+
+from ..models import Envelope
+from ..models import MessageReport
+from ..receive import read
+from ..registration import registrations
+from . import callbacks
+from . import messages
+from . import pages
+from . import troubles
+from .messages import Stored
+from .phones import international
+from .tables import State
+from .tables import callbacks as callbacks_table
+from .tables import is_claimed
+from .tables import is_dead
+from .tables import is_done
+from .tables import is_new
+from .tables import is_retry
+from .tables import ledger as ledger_table
+from .tables import messages as messages_table
+from .tables import quarantine as quarantine_table
+
+if TYPE_CHECKING:
+    from .inbox import BoundInbox
+
+_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An attempt that failed."""
+
+    at: datetime
+    """In UTC."""
+    attempt: int
+    """Which one it was, from 1 on."""
+    subscriber: str
+    error: str
+    """What it raised, with the values of the message masked."""
+    trace: str | None
+    """Where it was raised: lines of code, which hold no values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A report of a message that is stored, and what became of it here."""
+
+    id: int
+    callback_id: int
+    message: MessageReport | None = field(repr=False)
+    """``None`` where it is erased, or the schema in force no longer reads it."""
+    received_at: datetime
+    """When its callback came, in UTC, as the other times are."""
+    bulk_id: str | None
+    """Of its callback; its first 200 characters."""
+    state: State
+    attempts: int
+    due_at: datetime | None
+    """When the next attempt is, where it waits for one."""
+    finished_at: datetime | None
+    had_by: tuple[str, ...]
+    """The subscribers that returned, while not all of them have."""
+    failures: tuple[Failure, ...]
+    """Its last attempts that failed, ten at most."""
+    cursor: str = field(default="", compare=False, repr=False)
+    """Where it is in the list that it came from."""
+
+
+def of_message(inbox: BoundInbox, message_id: str, to: str | None) -> list[Report]:
+    """See :meth:`BoundInbox.history`."""
+    number = to and (international(to) or to)
+    key = callbacks.message_key(inbox.source, message_id, number)
+    with inbox.database.begin(writes=False) as connection:
+        stored = messages.of_message(connection, key, _LIMIT)
+        return _reports(inbox, connection, stored)
+
+
+def of_bulk(inbox: BoundInbox, bulk_id: str, limit: int, cursor: str | None) -> list[Report]:
+    """See :meth:`BoundInbox.of_bulk`."""
+    after = pages.read(cursor)[1] if cursor is not None else 0
+    with inbox.database.begin(writes=False) as connection:
+        stored = messages.of_bulk(connection, inbox.source, bulk_id, limit, after)
+        return _reports(inbox, connection, stored)
+
+
+def version(connection: Connection, source: str) -> str:
+    """What changes whenever something has come, was dispatched, failed or was set aside.
+
+    Each part of it is at the end of an index.
+    """
+    highest = [
+        select(func.max(column)).where(*where).scalar_subquery()
+        for column, *where in (
+            (callbacks_table.c.id,),
+            (quarantine_table.c.id,),
+            (ledger_table.c.id,),
+            *(
+                (column, messages_table.c.source == source, kind)
+                for kind, column in (
+                    (is_new, messages_table.c.due_at),
+                    (is_retry, messages_table.c.due_at),
+                    (is_claimed, messages_table.c.due_at),
+                    (is_done, messages_table.c.finished_at),
+                    (is_dead, messages_table.c.finished_at),
+                )
+            ),
+        )
+    ]
+    return "/".join(map(str, connection.execute(select(*highest)).one()))
+
+
+def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]) -> list[Report]:
+    envelopes = callbacks.loaded(connection, sorted({one.callback_id for one in stored}))
+    keys = {failure.error_key or "" for one in stored for failure in one.failures}
+    where = troubles.traces(connection, inbox.source, keys)
+    read_messages = {id: _read(inbox, envelope) for id, envelope in envelopes.items()}
+    bulks = callbacks.bulks(connection, list(envelopes))
+    return [
+        Report(
+            id=one.id,
+            callback_id=one.callback_id,
+            message=read_messages[one.callback_id].get(one.key),
+            received_at=envelopes[one.callback_id].received_at,
+            bulk_id=bulks.get(one.callback_id),
+            state=one.state,
+            attempts=one.attempts,
+            due_at=_moment(one.due_at) if one.state is State.WAITING else None,
+            finished_at=_moment(one.finished_at) if one.finished_at else None,
+            had_by=one.had_by,
+            failures=tuple(
+                Failure(
+                    at=_moment(failure.at),
+                    attempt=failure.attempt,
+                    subscriber=failure.subscriber,
+                    error=failure.error,
+                    trace=where.get(failure.error_key or ""),
+                )
+                for failure in one.failures
+            ),
+            cursor=pages.cursor(0.0, one.id),
+        )
+        for one in stored
+        if one.callback_id in envelopes
+    ]
+
+
+def _read(inbox: BoundInbox, envelope: Envelope) -> dict[str, MessageReport]:
+    """The messages of a stored callback, by their keys."""
+    if not envelope.body:
+        return {}
+    try:
+        report = read(registrations(inbox.app)[inbox.source], envelope).report
+    except Exception:  # a host's schema can raise anything
+        return {}
+    return callbacks.by_stored_key(envelope, report)
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,45 @@
+"""Pages of long lists that stay still while something new comes in front."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sqlalchemy import ColumnElement
+from sqlalchemy import and_
+from sqlalchemy import or_
+
+_LARGEST_ID = 2**63
+
+
+def cursor(at: float, id: int) -> str:
+    """Where in a list an item is that has a time, in seconds since 1970."""
+    return f"{at!r}-{id}"
+
+
+def read(cursor: str) -> tuple[float, int]:
+    """What :func:`cursor` has written.
+
+    :raises ValueError: it has not.
+    """
+    try:
+        at, id = cursor.rsplit("-", 1)
+        place = float(at), int(id)
+    except (TypeError, ValueError):
+        raise ValueError("cursor must be one that an item of the list has.") from None
+    if not (math.isfinite(place[0]) and 0 <= place[1] < _LARGEST_ID):
+        raise ValueError("cursor must be one that an item of the list has.")
+    return place
+
+
+def behind(
+    at: ColumnElement[Any], id: ColumnElement[Any], cursor: str, *, is_descending: bool = True
+) -> ColumnElement[bool]:
+    """Whether a row comes after an item, in the order of its time and its id.
+
+    :raises ValueError: the cursor is none.
+    """
+    last_at, last_id = read(cursor)
+    if is_descending:
+        return and_(at <= last_at, or_(at < last_at, id < last_id))
+    return and_(at >= last_at, or_(at > last_at, id > last_id))
