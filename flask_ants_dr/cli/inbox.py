@@ -218,6 +218,19 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 
 @cli.command()
 @click.argument("ids", nargs=-1, type=NUMBER)
+@click.option("--all", "all_", is_flag=True, help="All dead messages.")
+@with_inboxes
+def discard(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
+    """Be done with dead messages without another attempt: those with the given IDS, or all."""
+    _check_selection(ids, all_)
+    count = sum(inbox.discard(None if all_ else ids) for inbox in inboxes)
+    click.echo(f"{count} messages are done")
+    if ids and count < len(set(ids)):
+        raise click.ClickException("The other IDs are not those of dead messages.")
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, type=NUMBER)
 @click.option("--bulk", metavar="BULK_ID", help="Of this bulk.")
 @click.option("--since", metavar="AGE", help=f"Done within this time. {AGE}")
 @with_inboxes

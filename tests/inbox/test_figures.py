@@ -56,8 +56,8 @@ def test_callbacks_are_counted_by_answer(make_inbox_app: MakeApp) -> None:
     ants.post("not json")
     taken, refused = inbox.figures.callbacks(an_hour_ago())
     assert (taken.status, taken.callbacks) == (200, 3)
-    assert (refused.status, refused.callbacks, refused.bytes) == (400, 1, len("not json"))
-    assert taken.bytes > 3 * 50
+    assert (refused.status, refused.callbacks, refused.size) == (400, 1, len("not json"))
+    assert taken.size > 3 * 50
     assert 0 < taken.slowest <= taken.seconds < 60
     assert began <= taken.last_at <= refused.last_at <= datetime.now(UTC)
 
