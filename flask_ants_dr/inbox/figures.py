@@ -73,8 +73,8 @@ class CallbackCount:
     status: int | None = None
     """Of the answer, where they are counted by it."""
     callbacks: int
-    bytes: int
-    """Of all their bodies, as their ``Content-Length`` says."""
+    size: int
+    """The bytes of all their bodies, as their ``Content-Length`` says."""
     seconds: float
     """Until the answer, of all together."""
     slowest: float
@@ -94,8 +94,9 @@ class MessageCount:
     state: DeliveryState | None = None
     """Where they are counted by it."""
     took: int | None = None
-    """The seconds from send to done, at most: of :data:`TOOK`; 0 if it took longer, and -1 where
-    it is not final or not known."""
+    """The seconds from send to done, at most: one of
+    :data:`~flask_ants_dr.inbox.figures.TOOK`; 0 if it took longer, and -1 where it is not final or
+    not known."""
     messages: int
 
 
@@ -141,7 +142,7 @@ class Figures:
             CallbackCount(
                 **_group(row),
                 callbacks=int(row["callbacks"]),
-                bytes=int(row["bytes"]),
+                size=int(row["bytes"]),
                 seconds=float(row["seconds"]),
                 slowest=float(row["slowest"]),
                 last_at=datetime.fromtimestamp(row["last_at"], UTC),
