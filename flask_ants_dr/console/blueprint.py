@@ -12,13 +12,18 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..errors import InboxUnavailable
 from . import access as access_
+from . import figures
 from . import health
 from . import language
 from . import live
 from . import message
 from . import now
+from . import overdue
 from . import page
+from . import quarantine
+from . import redeliver
 from . import search
+from . import troubles
 
 # The address of each page and action, and its endpoint.
 _PAGES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
@@ -27,6 +32,20 @@ _PAGES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
     ("/message", "message", message.show, "GET"),
     ("/message", "texts", message.show_texts, "POST"),
     ("/now", "now", now.show, "GET"),
+    ("/needs-you", "troubles", troubles.show, "GET"),
+    ("/needs-you/messages", "failed", troubles.show_group, "GET"),
+    ("/needs-you/retry", "retry", troubles.retry, "POST"),
+    ("/needs-you/discard", "discard", troubles.discard, "POST"),
+    ("/quarantine", "quarantine", quarantine.show, "GET"),
+    ("/quarantine/entry", "quarantined", quarantine.show_entry, "GET"),
+    ("/quarantine/entry", "body", quarantine.show_body, "POST"),
+    ("/quarantine/replay", "replay", quarantine.replay, "POST"),
+    ("/quarantine/delete", "delete", quarantine.delete, "POST"),
+    ("/figures", "figures", figures.show, "GET"),
+    ("/redeliver", "redeliver", redeliver.show, "GET"),
+    ("/redeliver", "redeliver_now", redeliver.redeliver, "POST"),
+    ("/overdue", "overdue", overdue.show, "GET"),
+    ("/overdue/reconcile", "reconcile", overdue.reconcile, "POST"),
     ("/events", "events", live.events, "GET"),
     ("/health", "health", health.show, "GET"),
 )

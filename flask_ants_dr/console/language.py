@@ -1,4 +1,4 @@
-"""English and Thai: texts from ``translations/``, numbers and times as each language writes them."""
+"""English and Thai: texts from ``translations/``, numbers and times as each language has them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def context() -> dict[str, Any]:
         "exactly": exactly,
         "ago": ago,
         "span": span,
+        "is_past": is_past,
     }
 
 
@@ -100,7 +101,8 @@ def seconds(value: float | None) -> str:
     if value is None:
         return ""
     if value < 1:
-        return format_unit(round(value * 1000), "duration-millisecond", "short", locale=language())
+        pattern = "#,##0" if value >= 0.01 else "#,##0.#"
+        return format_unit(value * 1000, "duration-millisecond", "short", pattern, language())
     if value < 100:
         return format_unit(value, "duration-second", "short", "#,##0.#", language())
     return span(timedelta(seconds=value))
@@ -115,6 +117,10 @@ def ago(then: datetime) -> str:
     """When something was or will be, in words: "3 hours ago"."""
     since = then - datetime.now(UTC)
     return format_timedelta(since, threshold=1.2, add_direction=True, locale=language())
+
+
+def is_past(then: datetime) -> bool:
+    return then <= datetime.now(UTC)
 
 
 def moment(then: datetime) -> str:

@@ -19,11 +19,14 @@ from .page import current_inbox
 if TYPE_CHECKING:
     from .blueprint import Console
 
-# Seconds: how often it looks whether something is new, after what time it writes in any case, so
-# that somebody who is gone is noticed, and after what time another browser may have the place.
+# Seconds: how often it looks whether something is new, after what time it says so in any case, and
+# after what time another browser may have the place.
 _POLL = 1.0
 _QUIET = 10.0
 _LENGTH = 300.0
+
+# Seconds: a browser that goes to another page leaves its place, which is noticed at the next look.
+_WAIT = 3.0
 
 
 class Streams:
@@ -37,7 +40,7 @@ class Streams:
 
     def open(self, inbox: BoundInbox) -> Iterator[str] | None:
         """What one writes; ``None`` where there are enough."""
-        if self._free is None or not self._free.acquire(blocking=False):
+        if self._free is None or not self._free.acquire(timeout=_WAIT):
             return None
         return _Stream(inbox, self._free)
 
@@ -85,4 +88,6 @@ def _changes(inbox: BoundInbox) -> Iterator[str]:
             seen, quiet_since = found, time.monotonic()
             # Nothing is written when something becomes overdue, or a worker is gone.
             yield "event: change\ndata: new\n\n"
+        else:
+            yield ":\n\n"  # and notice who is gone
         time.sleep(_POLL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask import abort
 from flask import current_app
 from flask import g
 from flask import redirect
@@ -67,10 +68,23 @@ def here(**changes: Any) -> str:
     return url_for(request.endpoint or ".search", **(kept | changes))
 
 
-def back(endpoint: str, notice: str, count: int | None = None) -> AnyResponse:
+def back(endpoint: str, notice: str, count: int | None = None, **changes: Any) -> AnyResponse:
     """To a page, with the filters that the form's address had, to say what has been done."""
     kept = {name: value for name, value in request.args.items() if name not in _PASSING}
-    return redirect(url_for(endpoint, **kept, notice=notice, count=count), 303)
+    return redirect(url_for(endpoint, **(kept | changes), notice=notice, count=count), 303)
+
+
+def form_id(name: str) -> int | None:
+    """An id that a form has sent; ``None`` where it has none.
+
+    :raises BadRequest: it is no id.
+    """
+    if name not in request.form:
+        return None
+    id = request.form.get(name, type=int)
+    if id is None or not 0 < id < 2**63:
+        abort(400, "The form has an id that is none.")
+    return id
 
 
 def keep_source(endpoint: str, values: dict[str, Any]) -> None:

@@ -97,6 +97,29 @@ def of_bulk(inbox: BoundInbox, bulk_id: str, limit: int, cursor: str | None) -> 
         return _reports(inbox, connection, stored)
 
 
+def failed(
+    inbox: BoundInbox,
+    limit: int,
+    *,
+    state: State,
+    failed_by: str | None,
+    error_key: str | None,
+    cursor: str | None,
+) -> list[Report]:
+    """See :meth:`BoundInbox.failed`."""
+    with inbox.database.begin(writes=False) as connection:
+        stored = messages.failed(
+            connection,
+            inbox.source,
+            limit,
+            state=state,
+            failed_by=failed_by,
+            error_key=error_key,
+            cursor=cursor,
+        )
+        return _reports(inbox, connection, stored)
+
+
 def version(connection: Connection, source: str) -> str:
     """What changes whenever something has come, was dispatched, failed or was set aside.
 
@@ -151,7 +174,7 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
                 )
                 for failure in one.failures
             ),
-            cursor=pages.cursor(0.0, one.id),
+            cursor=one.cursor,
         )
         for one in stored
         if one.callback_id in envelopes

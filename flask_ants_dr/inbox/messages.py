@@ -137,6 +137,8 @@ class Stored:
     had_by: tuple[str, ...]
     failures: tuple[Failure, ...]
     is_erased: bool
+    cursor: str
+    """Where it is in the list that it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,8 +443,45 @@ def of_bulk(
     return _stored(connection, is_theirs, limit)
 
 
-def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) -> list[Stored]:
-    chosen = select(messages).where(is_theirs).order_by(messages.c.id).limit(limit)
+def failed(
+    connection: Connection,
+    source: str,
+    limit: int,
+    *,
+    state: State,
+    failed_by: str | None = None,
+    error_key: str | None = None,
+    cursor: str | None = None,
+) -> list[Stored]:
+    """The dead messages, the latest first, or those that wait for another attempt, the earliest
+    first.
+
+    :param state: ``State.DEAD`` or ``State.WAITING``.
+    :param failed_by: only those that this subscriber failed on.
+    :param error_key: only those of this kind of error.
+    :param cursor: only those behind this one.
+    """
+    kind, at = (
+        (is_dead, messages.c.finished_at) if state is State.DEAD else (is_retry, messages.c.due_at)
+    )
+    chosen = and_(messages.c.source == source, kind, *_is_of(failed_by, error_key))
+    if cursor is not None:
+        chosen &= pages.behind(at, messages.c.id, cursor, is_descending=state is State.DEAD)
+    return _stored(connection, chosen, limit, at=at, is_descending=state is State.DEAD)
+
+
+def _stored(
+    connection: Connection,
+    is_theirs: ColumnElement[bool],
+    limit: int,
+    *,
+    at: ColumnElement[Any] | None = None,
+    is_descending: bool = False,
+) -> list[Stored]:
+    """Messages in the order of a time and of their ids."""
+    order = [messages.c.id] if at is None else [at, messages.c.id]
+    order_by = [one.desc() if is_descending else one for one in order]
+    chosen = select(messages).where(is_theirs).order_by(*order_by).limit(limit)
     return [
         Stored(
             id=row.id,
@@ -455,6 +494,7 @@ def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) 
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
             failures=_failures(row.failures),
             is_erased=row.erased_at is not None,
+            cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
         )
         for row in connection.execute(chosen)
     ]
