@@ -56,7 +56,7 @@ UNTOLD = -1
 
 _MINUTE = 60
 _HOUR = 3600
-_MINUTES_ARE_KEPT = timedelta(days=2)
+_MINUTES_ARE_KEPT = timedelta(hours=6)
 
 _SENDER_CHARACTERS = 50
 # The names of senders are theirs who send: so many in an hour, in each process.
@@ -306,7 +306,7 @@ class Figures:
 
 
 def forget(connection: Connection, source: str, before: float, now: float) -> None:
-    """Delete the counts of spans that began before a time, and of minutes after two days."""
+    """Delete the counts of spans that began before a time, and of minutes after six hours."""
     minutes = now - _MINUTES_ARE_KEPT.total_seconds()
     for table in (callback_counts, message_counts):
         for width, oldest in ((_MINUTE, max(before, minutes)), (_HOUR, before)):
