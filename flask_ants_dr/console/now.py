@@ -26,7 +26,7 @@ _COLUMNS: tables.Columns = {
     "answer": lambda count: count.status,
     "callbacks": lambda count: count.callbacks,
     "last": lambda count: count.last_at,
-    "average_bytes": lambda count: round(count.bytes / count.callbacks),
+    "average_bytes": lambda count: round(count.size / count.callbacks),
     "average_seconds": lambda count: round(count.seconds / count.callbacks, 4),
     "slowest_seconds": lambda count: round(count.slowest, 4),
 }
