@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from prometheus_client import CollectorRegistry
+from prometheus_client import Counter
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -37,6 +38,7 @@ from kit import Ants
 from kit import MakeApp
 from kit import bound_inbox
 from kit import callback
+from kit import counts
 from kit import detail
 from kit import drain
 from kit import make_app
@@ -161,7 +163,12 @@ def test_attempts_and_subscribers(
 
     ids = ("fine", "broken", "discarded", "waits")
     Ants(app.test_client()).post(callback(*(detail(messageId=one) for one in ids)))
-    drain(app)
+
+    def is_over() -> bool:
+        drain(app)
+        return counts(app)["pending"] == 0
+
+    wait_for(is_over)
     found = [value("attempts_total", outcome=one) for one in outcomes]
     assert found == [3, 1, 1, 1]
     name = f"{__name__}.test_attempts_and_subscribers.<locals>.subscriber"
@@ -333,7 +340,7 @@ def test_without_init_app(app: Flask) -> None:
 
 
 def test_a_registry_with_such_names(registry: CollectorRegistry) -> None:
-    metrics.Counter("ants_dr_callbacks", "Another's.", registry=registry)
+    Counter("ants_dr_callbacks", "Another's.", registry=registry)
     with pytest.raises(ValueError, match="ants_dr_callbacks"):
         metrics.init_app(make_app(), registry)
 

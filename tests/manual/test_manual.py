@@ -72,6 +72,7 @@ from kit import detail
 from kit import make_app
 from servers import free_port
 from servers import is_open
+from servers import needs
 from servers import redis
 from servers import serving
 from servers import wait_for
@@ -110,13 +111,6 @@ pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
 
 def page(name: str) -> Path:
     return DOCS / f"{name}.md"
-
-
-def needs(name: str, package: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
-    if found is None:
-        pytest.skip(f"there is no {name}: apt-get install {package}")
-    return found
 
 
 def environment(**values: str) -> dict[str, str]:
