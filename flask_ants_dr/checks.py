@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from inspect import signature
+from typing import Any
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -52,10 +54,13 @@ class Finding:
     text: str
 
 
-def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
+def check(
+    app: Flask, notify_url: str | None = None, *, silent_after: timedelta | None = None
+) -> list[Finding]:
     """Look at an application as it is configured.
 
     :param notify_url: the callback's external URL, where the application does not know it.
+    :param silent_after: it is an error where no callback was taken for so long.
     """
     known = registrations(app)
     if not known:
@@ -69,7 +74,7 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
         _time_zone,
         _limits,
         _validation,
-        _inbox,
+        partial(_inbox, silent_after=silent_after),
         _session,
         _retention,
         _reconciliation,
@@ -83,7 +88,8 @@ def check(app: Flask, notify_url: str | None = None) -> list[Finding]:
     ]
 
 
-_Found = Iterator[tuple[Level, str, str]]
+_OneFound = tuple[Level, str, str]
+_Found = Iterator[_OneFound]
 
 
 def _route(app: Flask, registration: Registration) -> _Found:
@@ -243,9 +249,11 @@ def _validation(app: Flask, registration: Registration) -> _Found:
         yield "ok", "validation", "by marshmallow: the schema does more than add fields"
 
 
-def _inbox(app: Flask, registration: Registration) -> _Found:
+def _inbox(app: Flask, registration: Registration, silent_after: timedelta | None) -> _Found:
     inbox = registration.inbox
     if inbox is None:
+        if silent_after:
+            yield "error", "callbacks", "without an inbox nobody knows when the last one came"
         yield (
             "warning",
             "inbox",
@@ -258,19 +266,25 @@ def _inbox(app: Flask, registration: Registration) -> _Found:
     except InboxUnavailable as error:
         yield "error", "inbox", f"its database cannot store a callback, the log says why: {error}"
         return
+    yield _backlog(counts)
+    yield _callbacks(counts, silent_after)
+    yield _workers(counts)
+
+
+def _backlog(counts: dict[str, Any]) -> _OneFound:
     waiting = counts["oldest_pending_seconds"] or 0
     backlog = f"{counts['pending']:,} pending, {counts['dead']:,} dead"
     if waiting > _MINUTES_WITHOUT_WORKER * 60 and counts["new"]:
-        yield (
+        return (
             "error",
             "inbox",
             f"{backlog}, the oldest for {waiting / 60:,.0f} minutes: start flask ants-dr work",
         )
-    elif counts["retrying"]:
+    if counts["retrying"]:
         names = ", ".join(one["failed_by"] or "a subscriber" for one in counts["retrying"])
-        yield "warning", "inbox", f"{backlog}; {names} failed: see flask ants-dr status"
-    elif counts["dead"] or counts["quarantined"]:
-        yield (
+        return "warning", "inbox", f"{backlog}; {names} failed: see flask ants-dr status"
+    if counts["dead"] or counts["quarantined"]:
+        return (
             "warning",
             "inbox",
             (
@@ -278,8 +292,47 @@ def _inbox(app: Flask, registration: Registration) -> _Found:
                 " flask ants-dr quarantine list"
             ),
         )
-    else:
-        yield "ok", "inbox", backlog
+    return "ok", "inbox", backlog
+
+
+def _callbacks(status: dict[str, Any], silent_after: timedelta | None) -> _OneFound:
+    """Whether callbacks come, which nobody would notice otherwise."""
+    last, refused = status["last_callback_at"], status["refused"]
+    text = f"the last one was taken at {last}" if last else "none was taken so far"
+    if refused:
+        text += f"; {refused:,} were refused since, the log says why"
+    since = last and datetime.now(UTC) - datetime.fromisoformat(last)
+    if silent_after and (since is None or since > silent_after):
+        return "error", "callbacks", f"{text}; nothing for longer than {silent_after}"
+    return "warning" if refused else "ok", "callbacks", text
+
+
+def _workers(status: dict[str, Any]) -> _OneFound:
+    workers, pending = status["workers"], status["pending"]
+    if workers:
+        names = ", ".join(f"{one['kind']} on {one['host']} ({one['pid']})" for one in workers)
+        return "ok", "workers", f"{len(workers)} alive: {names}"
+    if pending:
+        cure = "start flask ants-dr work, or Celery"
+        return "warning", "workers", f"none is alive, and {pending:,} are pending: {cure}"
+    return "ok", "workers", "none is alive: what fails in a request waits for one"
+
+
+def quick(app: Flask) -> list[Finding]:
+    """Whether the databases of inboxes answer, as an orchestrator wants to know again and again."""
+    found = []
+    for registration in registrations(app).values():
+        if registration.inbox is None:
+            found.append(Finding(registration.name, "ok", "inbox", "none"))
+            continue
+        try:
+            registration.inbox.ping()
+        except InboxUnavailable as error:
+            text = f"its database does not answer as it should, the log says why: {error}"
+            found.append(Finding(registration.name, "error", "inbox", text))
+        else:
+            found.append(Finding(registration.name, "ok", "inbox", "its database answers"))
+    return found
 
 
 def _retention(app: Flask, registration: Registration) -> _Found:

@@ -43,11 +43,14 @@ class DurableInbox(Protocol):
     def quarantine(self, envelope: Envelope, error: Exception) -> None:
         """Keep a callback that could not be read."""
 
+    def ping(self) -> None:
+        """See whether the database answers."""
+
     def probe(self) -> None:
         """See whether a callback could be stored."""
 
     def status(self) -> dict[str, Any]:
-        """How many messages are in each state, and how it stands with them."""
+        """How it stands with messages, callbacks and workers."""
 
     def kept(self) -> dict[str, float | None]:
         """How many days what is kept, and is overdue."""

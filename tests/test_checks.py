@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,10 +30,12 @@ from flask_ants_dr import ReportSchema
 from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
 from flask_ants_dr.checks import check
+from flask_ants_dr.checks import quick
 from flask_ants_dr.cli import cli
 from flask_ants_dr.encoding import encode
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import bound_inboxes
+from flask_ants_dr.inbox.workers import SignOfLife
 from flask_ants_dr.openapi import add_callbacks
 from flask_ants_dr.openapi import openapi_document
 from flask_ants_dr.schemas import Details
@@ -451,3 +455,66 @@ def test_a_session_that_nobody_commits(tmp_path: Path) -> None:
 
 
 DB = SQLAlchemy()
+
+
+def test_a_silence_is_an_error(inbox_app: Flask) -> None:
+    def found(silent_after: timedelta | None) -> tuple[str, str]:
+        findings = check(inbox_app, silent_after=silent_after)
+        return next((one.level, one.text) for one in findings if one.subject == "callbacks")
+
+    assert found(None) == ("ok", "none was taken so far")
+    assert found(timedelta(hours=2))[0] == "error"
+    with inbox_app.test_request_context():
+        AntsClient(inbox_app.test_client()).deliver(make_report())
+    assert found(timedelta(hours=2))[0] == "ok"
+    with bound_inbox(inbox_app).database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_callback_counts SET last_at = last_at - 7300")
+    level, text = found(timedelta(hours=2))
+    assert level == "error"
+    assert text.endswith("nothing for longer than 2:00:00")
+    assert found(timedelta(hours=3))[0] == "ok"
+    assert inbox_app.test_client().post("/sms/callback").status_code == 401
+    assert found(None)[0] == "warning"
+    assert "1 were refused since" in found(None)[1]
+    runner = inbox_app.test_cli_runner()
+    assert runner.invoke(cli, ["check", "--silent-after", "2h"]).exit_code == 1
+    assert runner.invoke(cli, ["check", "--silent-after", "2 hours"]).exit_code == 2
+
+
+def test_without_an_inbox_nobody_knows_of_a_silence() -> None:
+    found = [one for one in check(make_app(), silent_after=timedelta(1)) if one.level == "error"]
+    assert "callbacks" in {one.subject for one in found}
+
+
+def test_workers_that_are_alive(inbox_app: Flask) -> None:
+    def found() -> tuple[str, str]:
+        return next((one.level, one.text) for one in check(inbox_app) if one.subject == "workers")
+
+    inbox = bound_inbox(inbox_app)
+    assert found()[0] == "ok"
+    with inbox_app.test_request_context():
+        AntsClient(inbox_app.test_client()).deliver(make_report())
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_messages SET state = 'waiting'")
+    level, text = found()
+    assert level == "warning"
+    assert "start flask ants-dr work" in text
+    inbox.database.run(partial(SignOfLife("work").give, source=inbox.source))
+    level, text = found()
+    assert level == "ok"
+    assert text.startswith("1 alive: work on ")
+
+
+def test_a_quick_check_looks_at_the_database_only(inbox_app: Flask) -> None:
+    runner = inbox_app.test_cli_runner()
+    run = runner.invoke(cli, ["check", "--quick"])
+    assert (run.exit_code, run.output) == (
+        0,
+        "ants_dr\n  ok       inbox              its database answers\n",
+    )
+    assert make_app().test_cli_runner().invoke(cli, ["check", "--quick"]).exit_code == 0
+    with bound_inbox(inbox_app).database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_version SET version_num = '9999'")
+    assert runner.invoke(cli, ["check", "--quick"]).exit_code == 1
+    (finding,) = quick(inbox_app)
+    assert "its database does not answer as it should" in finding.text

@@ -191,14 +191,14 @@ def _show_metrics(host: str, port: int) -> None:
 @as_json
 @with_inboxes
 def status(inboxes: list[BoundInbox], as_json: bool) -> None:
-    """Count the messages by state, and say how old the oldest pending one is."""
+    """Say how it stands with messages, callbacks and workers."""
     found = {inbox.source: inbox.status() for inbox in inboxes}
     if as_json:
         click.echo(json.dumps(found))
         return
     for source, values in found.items():
         click.echo(source)
-        retrying = values.pop("retrying")
+        retrying, workers = values.pop("retrying"), values.pop("workers")
         for name, value in values.items():
             click.echo(f"  {name.replace('_', ' '):24}{'-' if value is None else value}")
         for one in retrying:
@@ -206,6 +206,9 @@ def status(inboxes: list[BoundInbox], as_json: bool) -> None:
                 f"  {one['count']} wait for {printable(one['failed_by'] or 'another attempt')}, the"
                 f" next at {one['next_attempt']}: {printable(one['error'])}"
             )
+        for one in workers:
+            process = f"{one['kind']} on {printable(one['host'])}, process {one['pid']}"
+            click.echo(f"  alive: {process}, since {one['since']}, seen at {one['seen_at']}")
 
 
 @cli.command()
@@ -241,6 +244,19 @@ def retry(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
     _check_selection(ids, all_)
     count = sum(inbox.retry(None if all_ else ids) for inbox in inboxes)
     click.echo(f"{count} messages are pending again")
+    if ids and count < len(set(ids)):
+        raise click.ClickException("The other IDs are not those of dead messages.")
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, type=NUMBER)
+@click.option("--all", "all_", is_flag=True, help="All dead messages.")
+@with_inboxes
+def discard(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
+    """Be done with dead messages without another attempt: those with the given IDS, or all."""
+    _check_selection(ids, all_)
+    count = sum(inbox.discard(None if all_ else ids) for inbox in inboxes)
+    click.echo(f"{count} messages are done")
     if ids and count < len(set(ids)):
         raise click.ClickException("The other IDs are not those of dead messages.")
 

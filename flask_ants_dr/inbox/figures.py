@@ -56,7 +56,7 @@ UNTOLD = -1
 
 _MINUTE = 60
 _HOUR = 3600
-_MINUTES_ARE_KEPT = timedelta(days=2)
+_MINUTES_ARE_KEPT = timedelta(hours=6)
 
 _SENDER_CHARACTERS = 50
 # The names of senders are theirs who send: so many in an hour, in each process.
@@ -73,8 +73,8 @@ class CallbackCount:
     status: int | None = None
     """Of the answer, where they are counted by it."""
     callbacks: int
-    bytes: int
-    """Of all their bodies, as their ``Content-Length`` says."""
+    size: int
+    """The bytes of all their bodies, as their ``Content-Length`` says."""
     seconds: float
     """Until the answer, of all together."""
     slowest: float
@@ -94,8 +94,9 @@ class MessageCount:
     state: DeliveryState | None = None
     """Where they are counted by it."""
     took: int | None = None
-    """The seconds from send to done, at most: of :data:`TOOK`; 0 if it took longer, and -1 where
-    it is not final or not known."""
+    """The seconds from send to done, at most: one of
+    :data:`~flask_ants_dr.inbox.figures.TOOK`; 0 if it took longer, and -1 where it is not final or
+    not known."""
     messages: int
 
 
@@ -141,7 +142,7 @@ class Figures:
             CallbackCount(
                 **_group(row),
                 callbacks=int(row["callbacks"]),
-                bytes=int(row["bytes"]),
+                size=int(row["bytes"]),
                 seconds=float(row["seconds"]),
                 slowest=float(row["slowest"]),
                 last_at=datetime.fromtimestamp(row["last_at"], UTC),
@@ -305,7 +306,7 @@ class Figures:
 
 
 def forget(connection: Connection, source: str, before: float, now: float) -> None:
-    """Delete the counts of spans that began before a time, and of minutes after two days."""
+    """Delete the counts of spans that began before a time, and of minutes after six hours."""
     minutes = now - _MINUTES_ARE_KEPT.total_seconds()
     for table in (callback_counts, message_counts):
         for width, oldest in ((_MINUTE, max(before, minutes)), (_HOUR, before)):

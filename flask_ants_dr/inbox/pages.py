@@ -13,7 +13,7 @@ _LARGEST_ID = 2**63
 
 
 def cursor(at: float, id: int) -> str:
-    """Where in a list an item is that has a time, in seconds since 1970."""
+    """Where an item is in a list that has the order of a number, a time mostly, and of another."""
     return f"{at!r}-{id}"
 
 
@@ -35,7 +35,7 @@ def read(cursor: str) -> tuple[float, int]:
 def behind(
     at: ColumnElement[Any], id: ColumnElement[Any], cursor: str, *, is_descending: bool = True
 ) -> ColumnElement[bool]:
-    """Whether a row comes after an item, in the order of its time and its id.
+    """Whether a row comes after an item.
 
     :raises ValueError: the cursor is none.
     """

@@ -152,10 +152,10 @@ def list_all(
     if whole is not None:
         is_whole = quarantine.c.position.is_(None)
         chosen = chosen.where(is_whole if whole else ~is_whole)
-    at, id = quarantine.c.quarantined_at, quarantine.c.id
+    callback, place = quarantine.c.callback_id, func.coalesce(quarantine.c.position + 1, 0)
     if cursor is not None:
-        chosen = chosen.where(pages.behind(at, id, cursor, is_descending=newest))
-    order = (at.desc(), id.desc()) if newest else (at, id)
+        chosen = chosen.where(pages.behind(callback, place, cursor, is_descending=newest))
+    order = (callback.desc(), place.desc()) if newest else (callback, place)
     return [_quarantined(row) for row in connection.execute(chosen.order_by(*order).limit(limit))]
 
 
@@ -231,5 +231,5 @@ def _quarantined(row: Any) -> Quarantined:
         content_type=row.content_type,
         bytes=row.bytes,
         error=json.loads(row.error),
-        cursor=pages.cursor(row.quarantined_at, row.id),
+        cursor=pages.cursor(row.callback_id, 0 if row.position is None else row.position + 1),
     )

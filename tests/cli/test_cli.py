@@ -126,6 +126,18 @@ def test_dead_and_retry(make_inbox_app: MakeApp) -> None:
     assert "Give either IDS or --all" in run(app, "retry", "--all", "1", code=2)
 
 
+def test_discard(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(max_attempts=1)
+    message_reported.connect(fail, sender=app)
+    Ants(app.test_client()).post(many(3))
+    (first, *_) = json.loads(run(app, "dead", "--json"))
+    assert run(app, "discard", str(first["id"])) == "1 messages are done\n"
+    assert "are not those of dead messages" in run(app, "discard", str(first["id"]), code=1)
+    assert run(app, "discard", "--all") == "2 messages are done\n"
+    assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+    assert "Give either IDS or --all" in run(app, "discard", code=2)
+
+
 @pytest.mark.slow(reason="waits for an age in seconds")
 def test_purge(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(max_attempts=1)
@@ -350,7 +362,17 @@ def test_a_database_that_fails_is_one_line(
 
 def test_every_command_has_help() -> None:
     app = make_app()
-    commands = ("work", "status", "dead", "retry", "redeliver", "purge", "erase", "init-db")
+    commands = (
+        "work",
+        "status",
+        "dead",
+        "retry",
+        "discard",
+        "redeliver",
+        "purge",
+        "erase",
+        "init-db",
+    )
     for command in commands:
         assert command in run(app, "--help")
         assert len(run(app, command, "--help")) > 100
