@@ -22,6 +22,7 @@ from prometheus_client import Counter
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import metrics_campaign
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import Discard
 from flask_ants_dr import MessageReport
@@ -390,3 +391,13 @@ def test_a_port_that_is_in_use(make_inbox_app: MakeApp, registry: CollectorRegis
         port = server.getsockname()[1]
         said = run(app, "work", "--once", "--metrics-port", f"{port}", code=1)
     assert f"Nothing can listen at 127.0.0.1:{port}: Address already in use." in said
+
+
+@pytest.mark.slow(reason="waits for what is written and scraped at times")
+@pytest.mark.skipif(sys.platform == "win32", reason="gunicorn")
+def test_a_real_prometheus(tmp_path: Path) -> None:
+    """It has what is in the database, of two processes of gunicorn and of a worker."""
+    found = metrics_campaign.campaign(tmp_path, seconds=2, messages=10)
+    assert {name: shown for name, (shown, _) in found.items()} == {
+        name: is_so for name, (_, is_so) in found.items()
+    }
