@@ -72,6 +72,7 @@ from kit import detail
 from kit import make_app
 from servers import free_port
 from servers import is_open
+from servers import needs
 from servers import redis
 from servers import serving
 from servers import wait_for
@@ -83,11 +84,12 @@ PAIR = ("ants", SECRET)
 ADMINISTRATION = {".", "cd", "chmod", "chown", "cp", "rm", "set", "systemctl", "useradd"}
 # Those that a test of its own runs.
 TESTED_APART = {"celery", "curl", "pg_dump", "pytest", "sphinx-build", "sqlite3"}
-LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text"}
+LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text", "yaml"}
 TESTED_THERE: dict[str, str | tuple[str, ...]] = {
-    "ini": "production",
+    "ini": ("metrics", "production"),
     "nginx": "production",
     "text": ("quickstart", "testing"),
+    "yaml": "metrics",
 }
 DIRECTIVES = {"{eval-rst}", "{include} ../CHANGES.md", "{toctree}"}
 
@@ -110,13 +112,6 @@ pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
 
 def page(name: str) -> Path:
     return DOCS / f"{name}.md"
-
-
-def needs(name: str, package: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
-    if found is None:
-        pytest.skip(f"there is no {name}: apt-get install {package}")
-    return found
 
 
 def environment(**values: str) -> dict[str, str]:
@@ -665,6 +660,30 @@ def test_reconciliation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     tasks = {one["task"] for one in names["beat_schedule"].values()}
     assert tasks == {celery.sweep.name, celery.reconcile.name}
     bound_inbox(names["app"]).database.close()
+
+
+def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shown to Prometheus only, and its configuration is one that it takes."""
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    monkeypatch.setenv("FLASK_ANTS_DR_INBOX_URL", f"sqlite:///{tmp_path}/inbox.sqlite3")
+    monkeypatch.setenv("FLASK_METRICS_PASSWORD", "another")
+    app = program(page("metrics"))["create_app"]()
+    client = app.test_client()
+    deliver(app, "DELIVERED")
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", auth=("prometheus", SECRET)).status_code == 401
+    shown = client.get("/metrics", auth=("prometheus", "another"))
+    assert shown.status_code == 200
+    assert 'ants_dr_pending_messages{source="ants_dr"} 1.0' in shown.text.splitlines()
+    bound_inbox(app).database.close()
+    write_files(page("metrics"), tmp_path)
+    folder = tmp_path / "etc" / "prometheus"
+    shutil.copy(DOCS / "alerts.yml", folder)
+    (folder / "sms-password").write_text("another")
+    config = folder / "prometheus.yml"
+    config.write_text(config.read_text("utf-8").replace("/etc/prometheus", str(folder)))
+    said_by(needs("promtool", "prometheus"), "check", "config", config, folder=folder)
 
 
 def test_sqlalchemy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
