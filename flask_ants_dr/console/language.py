@@ -92,8 +92,8 @@ def percent(share: float) -> str:
 def size(bytes_: float) -> str:
     """A number of bytes, in the unit that it has few digits in."""
     unit, factor = next((one for one in reversed(_UNITS) if bytes_ >= one[1]), _UNITS[0])
-    value, pattern = bytes_ / factor, "#,##0.#" if factor > 1 else "#,##0"
-    return format_unit(value, f"digital-{unit}", "short", pattern, language())
+    length, pattern = ("short", "#,##0.#") if factor > 1 else ("long", "#,##0")
+    return format_unit(bytes_ / factor, f"digital-{unit}", length, pattern, language())
 
 
 def seconds(value: float | None) -> str:
