@@ -146,8 +146,8 @@ def _scale(highest: int) -> int:
     """A round number that is no less."""
     if highest <= 2:
         return 2
-    power = 10 ** math.floor(math.log10(highest))
-    return next(math.ceil(step * power) for step in (1, 2, 4, 6, 8, 10) if step * power >= highest)
+    power: int = 10 ** (len(str(highest)) - 1)
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= highest)
 
 
 def _round(*values: float) -> list[float]:
