@@ -15,7 +15,7 @@ from datetime import timedelta
 from ..schemas import BANGKOK
 
 WIDTH, HEIGHT = 720, 180
-_LEFT, _TOP, _BOTTOM = 44, 8, 22  # for what is written around the bars
+_LEFT, _TOP, _BOTTOM = 56, 8, 22  # for what is written around the bars
 _MOST_BARS = 60
 _LABELS = 6
 _WIDTHS = (60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
@@ -96,17 +96,22 @@ def over_time(starts: Sequence[datetime], series: Mapping[str, Counter[datetime]
 
 
 def bars(
-    labels: Sequence[str], series: Mapping[str, Sequence[int]], *, every: int | None = None
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[int]],
+    *,
+    width: int = WIDTH,
+    every: int | None = None,
 ) -> Chart:
     """Stacked bars.
 
     :param labels: one for each bar.
     :param series: the heights of the bars by name, the lowest part first.
+    :param width: in the units of the SVG; what is drawn in a narrow place has fewer.
     :param every: which labels are written; as many as there is place for, by default.
     """
     columns = list(zip(*series.values(), strict=True))
     top = _scale(max(map(sum, columns), default=0))
-    room, high = (WIDTH - _LEFT) / max(len(labels), 1), HEIGHT - _TOP - _BOTTOM
+    room, high = (width - _LEFT) / max(len(labels), 1), HEIGHT - _TOP - _BOTTOM
     rectangles = []
     for bar, column in enumerate(columns):
         y = float(HEIGHT - _BOTTOM)
@@ -130,6 +135,7 @@ def bars(
             if bar % every == 0
         ],
         series=list(series),
+        width=width,
         rows=[
             (label, column) for label, column in zip(labels, columns, strict=True) if any(column)
         ],
@@ -140,8 +146,8 @@ def _scale(highest: int) -> int:
     """A round number that is no less."""
     if highest <= 2:
         return 2
-    power = 10 ** math.floor(math.log10(highest))
-    return next(math.ceil(step * power) for step in (1, 2, 4, 6, 8, 10) if step * power >= highest)
+    power: int = 10 ** (len(str(highest)) - 1)
+    return next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= highest)
 
 
 def _round(*values: float) -> list[float]:

@@ -87,6 +87,7 @@ def show() -> str | AnyResponse:
         took=charts.bars(
             [*(f"≤ {_short(bound)}" for bound in TOOK), f"> {_short(TOOK[-1])}"],
             {"messages": [took[bound] for bound in (*TOOK, LONGER)]},
+            width=charts.WIDTH * 2 // 3,
             every=1,
         ),
     )

@@ -59,7 +59,7 @@ def context() -> dict[str, Any]:
 
 def language() -> str:
     """The language of this request: chosen now, or before, or what the browser asks for."""
-    for chosen in (request.args.get("language"), request.cookies.get(_COOKIE)):
+    for chosen in (request.args.get("language", ""), request.cookies.get(_COOKIE, "")):
         if chosen in LANGUAGES:
             return chosen
     return request.accept_languages.best_match(LANGUAGES) or "en"
@@ -67,7 +67,7 @@ def language() -> str:
 
 def remember(response: Response) -> Response:
     """Keep a language that was chosen, in the only cookie that the console has."""
-    if (chosen := request.args.get("language")) in LANGUAGES:
+    if (chosen := request.args.get("language", "")) in LANGUAGES:
         response.set_cookie(
             _COOKIE,
             chosen,
@@ -92,8 +92,9 @@ def percent(share: float) -> str:
 def size(bytes_: float) -> str:
     """A number of bytes, in the unit that it has few digits in."""
     unit, factor = next((one for one in reversed(_UNITS) if bytes_ >= one[1]), _UNITS[0])
-    value, pattern = bytes_ / factor, "#,##0.#" if factor > 1 else "#,##0"
-    return format_unit(value, f"digital-{unit}", "short", pattern, language())
+    if factor == 1:  # whose abbreviation has no plural
+        return format_unit(bytes_, f"digital-{unit}", "long", "#,##0", language())
+    return format_unit(bytes_ / factor, f"digital-{unit}", "short", "#,##0.#", language())
 
 
 def seconds(value: float | None) -> str:

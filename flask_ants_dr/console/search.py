@@ -84,7 +84,7 @@ def find() -> AnyResponse | str:
 def _found(ledger: Ledger, text: str, number: str | None) -> str | None:
     """The address of what has been typed in."""
     if number and (sent := ledger.find(to=number, limit=2)):
-        same = {"with": sent[0].message_id, "end": last_digits(number)}
+        same: dict[str, Any] = {"with": sent[0].message_id, "end": last_digits(number)}
         return _address_of(sent, same)
     for name, parameter in _IDENTIFIERS.items():
         search: dict[str, Any] = {parameter: text, "limit": 2}
@@ -93,7 +93,7 @@ def _found(ledger: Ledger, text: str, number: str | None) -> str | None:
     return None
 
 
-def _address_of(found: list[Entry], filters: dict[str, str | None]) -> str:
+def _address_of(found: list[Entry], filters: dict[str, Any]) -> str:
     if len(found) > 1:
         return url_for(".search", **filters)
     (entry,) = found

@@ -43,10 +43,11 @@ class Item(Protocol):
 
 
 T = TypeVar("T", bound=Item)
+T_co = TypeVar("T_co", bound=Item, covariant=True)
 
 
-class Fetch(Protocol[T]):
-    def __call__(self, *, limit: int, cursor: str | None) -> Sequence[T]:
+class Fetch(Protocol[T_co]):
+    def __call__(self, *, limit: int, cursor: str | None) -> Sequence[T_co]:
         """The items behind the one that has the cursor."""
 
 
