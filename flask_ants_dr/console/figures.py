@@ -62,9 +62,10 @@ def show() -> str | AnyResponse:
     range_ = request.args.get("range", "24h")
     range_ = range_ if range_ in RANGES else "24h"
     since = now - RANGES[range_]
-    counted = inbox.figures.messages(since, by=("start", "sender", "state"))
     if tables.wants_csv():
+        counted = inbox.figures.messages(since, by=("start", "sender", "state"))
         return tables.as_csv(f"figures-{range_}", counted, _COLUMNS)
+    counted = inbox.figures.messages(since, by=("start", "state"))
     starts = charts.spans(since, now, inbox.figures.width(since))
     by_group = {
         group: charts.by_start((one.start, one.messages) for one in counted if one.state in states)
@@ -83,7 +84,7 @@ def show() -> str | AnyResponse:
         by_state=[(state, by_state[state]) for state in DeliveryState if by_state[state]],
         final=sum(count for state, count in by_state.items() if state and state.is_final),
         delivered=by_state[DeliveryState.DELIVERED],
-        senders=_senders(counted),
+        senders=_senders(inbox.figures.messages(since, by=("sender", "state"))),
         took=charts.bars(
             [*(f"≤ {_short(bound)}" for bound in TOOK), f"> {_short(TOOK[-1])}"],
             {"messages": [took[bound] for bound in (*TOOK, LONGER)]},

@@ -61,12 +61,12 @@ class Page(Generic[T]):
     is_first: bool
 
 
-def page(fetch: Fetch[T]) -> Page[T]:
+def page(fetch: Fetch[T], rows: int = ROWS) -> Page[T]:
     """The page that the address names by its ``cursor``."""
     cursor = request.args.get("cursor")
-    found = _fetch(fetch, ROWS + 1, cursor)
-    items = found[:ROWS]
-    return Page(items, items[-1].cursor if len(found) > ROWS else None, cursor is None)
+    found = _fetch(fetch, rows + 1, cursor)
+    items = found[:rows]
+    return Page(items, items[-1].cursor if len(found) > rows else None, cursor is None)
 
 
 def wants_csv() -> bool:

@@ -19,6 +19,9 @@ from .page import render
 
 _STATES = (State.DEAD, State.WAITING)
 
+# Fewer than elsewhere: each may be of another callback, the whole of which has to be read.
+_ROWS = 25
+
 _COLUMNS: tables.Columns = {
     "state": lambda trouble: trouble.state,
     "subscriber": lambda trouble: trouble.failed_by,
@@ -62,7 +65,7 @@ def show_group() -> str | AnyResponse:
         return tables.as_csv("failed", tables.every(fetch), _COLUMNS_OF_GROUP)
     return render(
         "failed.html",
-        page=tables.page(fetch),
+        page=tables.page(fetch, _ROWS),
         group=group,
         trouble=next(
             (
@@ -92,9 +95,9 @@ def _act(notice: str) -> AnyResponse:
     action = inbox.retry if notice == "retried" else inbox.discard
     count = action(None if id is None else [id], **group)
     # A group that is gone is no page to come back to.
-    if id is None or not inbox.failed(limit=1, **group):
-        return back(".troubles", notice, count, failed_by=None, error_key=None)
-    return back(".failed", notice, count)
+    if id is not None and inbox.failed(limit=1, **group):
+        return back(".failed", notice, count, **group)
+    return back(".troubles", notice, count)
 
 
 def _group(said: Any) -> dict[str, Any]:
