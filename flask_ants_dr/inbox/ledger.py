@@ -181,16 +181,17 @@ class Ledger:
                 )
             key = digest(*origin, message_id, number)
             rows[key] = {
-                **_NOTHING_REPORTED,
                 "source": self._inbox.source,
                 "key": key,
                 "message_id": message_id,
                 "to_number": number,
                 "bulk_id": bulk_id,
                 "reference": reference,
+                "rank": "",
                 "expected_at": at,
                 "open_since": at,
                 "changed_at": at,
+                "reports": 0,
             }
         if rows:
             self._inbox.write(lambda connection: _upsert(connection, rows))
@@ -355,12 +356,10 @@ def record(
                 "message_id": message.message_id[:_CHARACTERS],
                 "to_number": to and to[:_CHARACTERS],
                 "bulk_id": bulk_id,
-                "reference": None,
                 "state": state,
                 "rank": rank,
                 "status": said,
                 "report": json.dumps([message.sender, credit, sent, done]),
-                "expected_at": None,
                 "reported_at": at,
                 "open_since": None if rank >= _FINAL else at,
                 "changed_at": at,
@@ -446,18 +445,11 @@ def _forget(connection: Connection, ids: list[int]) -> int:
     return len(ids)
 
 
-_NOTHING_REPORTED: dict[str, Any] = {
-    "state": None,
-    "rank": "",
-    "status": None,
-    "report": None,
-    "reported_at": None,
-    "reports": 0,
-}
-
-
 def _upsert(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """One row for each message, the same in whatever order reports and expectations come."""
+    """One row for each message, the same in whatever order reports and expectations come.
+
+    :param rows: by their keys. A column that none of them has says nothing.
+    """
     # In one order, so that two callbacks with the same messages do not wait for each other.
     upsert(connection, ledger, [rows[key] for key in sorted(rows)], _changes)
 
