@@ -27,6 +27,7 @@ from ..models import DeliveryState
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
+from ..models import Status
 from .dialects import among
 from .dialects import dialect_of
 from .phones import as_reported
@@ -85,12 +86,15 @@ def status_key(source: str, message: MessageReport) -> str:
 
     It begins with the :func:`message_key`.
     """
-    status = message.status
     to = message.to and as_reported(message.to)
-    # Some write more into the name than can be seen.
-    name = status.name if status.state is DeliveryState.UNKNOWN else status.state.value
     of_message = message_key(source, message.message_id, _told(message, "to", to))
-    return of_message + digest(name, size=_HALF)
+    return of_message + digest(status_name(message.status), size=_HALF)
+
+
+def status_name(status: Status) -> str:
+    """What is the same however a status is written."""
+    # Some write more into the name than can be seen.
+    return status.name if status.state is DeliveryState.UNKNOWN else status.state.value
 
 
 def message_key(source: str, message_id: str, to: str | float | None) -> str:

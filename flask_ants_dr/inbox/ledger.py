@@ -34,6 +34,7 @@ from ..models import MessageReport
 from ..models import Status
 from . import pages
 from .callbacks import digest
+from .callbacks import status_name
 from .dialects import among
 from .dialects import upsert
 from .phones import as_reported
@@ -387,15 +388,16 @@ def known(connection: Connection, source: str, messages: Mapping[str, MessageRep
     )
     found: set[tuple[str | None, ...]] = set()
     for row in connection.execute(theirs) if ids else ():
-        _, name, _ = json.loads(row.status)
+        name = status_name(_status(row.status))
         # A number that is erased is still in the key.
         found |= {(row.key, name), (row.message_id, row.to_number, name)}
     return {
         one
         for one, message in messages.items()
         for to in [message.to and as_reported(message.to)]
-        if (digest(*_origin(source, None), message.message_id, to), message.status.name) in found
-        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], message.status.name) in found
+        for name in [status_name(message.status)]
+        if (digest(*_origin(source, None), message.message_id, to), name) in found
+        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], name) in found
     }
 
 
@@ -510,9 +512,8 @@ def _check_length(name: str, value: str | None) -> None:
 def _entry(row: Row[Any], at: float) -> Entry:
     status = sender = credit = send_date = done_date = None
     if row.report is not None:
-        code, name, description = json.loads(row.status)
+        status = _status(row.status)
         sender, credit, send_date, done_date = json.loads(row.report)
-        status = Status(code=code, name=name, description=description)
     return Entry(
         message_id=row.message_id,
         to=row.to_number,
@@ -529,6 +530,11 @@ def _entry(row: Row[Any], at: float) -> Entry:
         reports=row.reports,
         cursor=pages.cursor(at, row.id),
     )
+
+
+def _status(stored: str) -> Status:
+    code, name, description = json.loads(stored)
+    return Status(code=code, name=name, description=description)
 
 
 def _moment(seconds: float | None) -> datetime | None:
