@@ -37,7 +37,9 @@ from .tables import messages
 from .tables import quarantine
 
 _HALF = 8  # bytes of a key that has two parts
-_BULK_CHARACTERS = 200  # no identifier of ANTS is longer
+
+#: Of identifiers, which indexes take no longer. ANTS's own are no longer than that.
+CHARACTERS = 200
 
 
 class Kept(NamedTuple):
@@ -158,9 +160,9 @@ def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> 
     connection.execute(this.values(bulk_id=indexed(bulk_id)))
 
 
-def indexed(bulk_id: str | None) -> str | None:
-    """A bulk's identifier as callbacks are found by it."""
-    return bulk_id and bulk_id[:_BULK_CHARACTERS]
+def indexed(identifier: str | None) -> str | None:
+    """An identifier as rows are found by it."""
+    return identifier and identifier[:CHARACTERS]
 
 
 def load(connection: Connection, callback_id: int) -> Envelope:

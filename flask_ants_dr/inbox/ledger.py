@@ -33,7 +33,9 @@ from ..models import Envelope
 from ..models import MessageReport
 from ..models import Status
 from . import pages
+from .callbacks import CHARACTERS
 from .callbacks import digest
+from .callbacks import indexed
 from .callbacks import status_name
 from .dialects import among
 from .dialects import upsert
@@ -43,9 +45,6 @@ from .tables import ledger
 
 if TYPE_CHECKING:
     from .inbox import BoundInbox
-
-_CHARACTERS = 200
-"""Of identifiers, which indexes take no longer. ANTS's own are no longer than that."""
 
 #: In which order states that are not final come. One that is final comes after them all.
 _ORDER = {state: f"{number:02}" for number, state in enumerate(DeliveryState)}
@@ -234,8 +233,8 @@ class Ledger:
         """
         said = {
             ledger.c.to_number: to and _number(to),
-            ledger.c.message_id: message_id and message_id[:_CHARACTERS],
-            ledger.c.bulk_id: bulk_id and bulk_id[:_CHARACTERS],
+            ledger.c.message_id: indexed(message_id),
+            ledger.c.bulk_id: indexed(bulk_id),
             ledger.c.reference: reference,
         }
         is_theirs = [column == value for column, value in said.items() if value is not None]
@@ -336,7 +335,7 @@ def record(
     """
     at = envelope.received_at.timestamp()
     origin = _origin(envelope.source, envelope.url_variables)
-    bulk_id = report.bulk_id and report.bulk_id[:_CHARACTERS]
+    bulk_id = indexed(report.bulk_id)
     rows: dict[str, dict[str, Any]] = {}
     status: Status | None = None
     for key_of_report, message in messages.items():
@@ -354,8 +353,8 @@ def record(
             rows[key] = {
                 "source": envelope.source,
                 "key": key,
-                "message_id": message.message_id[:_CHARACTERS],
-                "to_number": to and to[:_CHARACTERS],
+                "message_id": indexed(message.message_id),
+                "to_number": indexed(to),
                 "bulk_id": bulk_id,
                 "state": state,
                 "rank": rank,
@@ -382,7 +381,7 @@ def known(connection: Connection, source: str, messages: Mapping[str, MessageRep
 
     :param messages: by whatever tells them apart.
     """
-    ids = {message.message_id[:_CHARACTERS] for message in messages.values()}
+    ids = {indexed(message.message_id) for message in messages.values()}
     theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.status).where(
         ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.status.is_not(None)
     )
@@ -397,7 +396,7 @@ def known(connection: Connection, source: str, messages: Mapping[str, MessageRep
         for to in [message.to and as_reported(message.to)]
         for name in [status_name(message.status)]
         if (digest(*_origin(source, None), message.message_id, to), name) in found
-        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], name) in found
+        or (indexed(message.message_id), indexed(to), name) in found
     }
 
 
@@ -505,8 +504,8 @@ def _number(to: str) -> str:
 
 
 def _check_length(name: str, value: str | None) -> None:
-    if value is not None and len(value) > _CHARACTERS:
-        raise ValueError(f"{name} must have at most {_CHARACTERS} characters.")
+    if value is not None and len(value) > CHARACTERS:
+        raise ValueError(f"{name} must have at most {CHARACTERS} characters.")
 
 
 def _entry(row: Row[Any], at: float) -> Entry:
