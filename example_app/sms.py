@@ -16,6 +16,8 @@ from flask_ants_dr.inbox import Inbox
 inbox = Inbox(ledger=True, max_attempts=3, backoff=2.0, lease=10.0)
 reports = DeliveryReportBlueprint(inbox=inbox)
 
+ants = httpx.Client()
+
 
 def send(text: str, numbers: Iterable[str]) -> None:
     """Send a text to phone numbers, as one bulk.
@@ -30,7 +32,7 @@ def send(text: str, numbers: Iterable[str]) -> None:
     )
     message = {"from": "MyShop", "text": text, "destinations": destinations}
     config = current_app.config
-    httpx.post(
+    ants.post(
         f"{config['ANTS_DR_API_URL']}/sms/send",
         auth=(config["ANTS_DR_API_USERNAME"], config["ANTS_DR_API_PASSWORD"]),
         json={"bulkId": bulk_id, "messages": [message | reports.notify_params()]},

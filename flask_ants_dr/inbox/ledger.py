@@ -247,8 +247,9 @@ class Ledger:
         elif all(value is None for value in said.values()):
             # The index has them by state.
             by_state = [(*is_theirs, ledger.c.state == one) for one in _STATES]
-            found = self._rows(*by_state, limit=limit)
-            found.sort(key=lambda row: (row.changed_at, row.id), reverse=True)
+            # One that goes forward between two of the questions is found by both.
+            latest = {row.id: row for row in self._rows(*by_state, limit=limit)}
+            found = sorted(latest.values(), key=lambda row: (row.changed_at, row.id), reverse=True)
             return [_entry(row, row.changed_at) for row in found[:limit]]
         return self._find(*is_theirs, limit=limit)
 
