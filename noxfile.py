@@ -61,7 +61,8 @@ def lowest(session: nox.Session) -> None:
 def lowest_versions() -> list[str]:
     extras = PROJECT["optional-dependencies"]
     requirements = [*PROJECT["dependencies"]]
-    for extra in ("fast", "inbox", "celery", "simulator", "openapi", "metrics", "example"):
+    users = "fast inbox celery simulator openapi metrics console example"
+    for extra in users.split():
         requirements += extras[extra]
     found = [one.split(">=") for one in requirements if not one.startswith(PROJECT["name"])]
     return [f"{name.partition('[')[0]}=={version}" for name, version in found]
