@@ -40,10 +40,10 @@ def full(path: Path) -> Flask:
     logins = LoginManager(app)
     logins.login_view = "login"
 
-    class Operator(UserMixin):
+    class Operator(UserMixin):  # type: ignore[misc]
         id = "somchai"
 
-    @logins.user_loader
+    @logins.user_loader  # type: ignore[untyped-decorator]
     def load(id: str) -> Operator:
         return Operator()
 
