@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from typing import cast
 
-import hosts
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -23,6 +22,7 @@ from playwright.sync_api import Request
 from playwright.sync_api import expect
 from playwright.sync_api import sync_playwright
 
+import hosts
 from flask_ants_dr.console import Console
 from flask_ants_dr.console.live import Streams
 from kit import PASSWORD
