@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -29,6 +30,7 @@ from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
 from flask_ants_dr.console import Console
 from flask_ants_dr.console import loopback_only
+from flask_ants_dr.emulator import create_app as create_ants
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import State
 from kit import Ants
@@ -39,6 +41,9 @@ from kit import detail
 from kit import drain
 from kit import make_app
 from kit import many
+from servers import free_port
+from servers import serving
+from servers import wait_for
 
 FOLDER = Path(flask_ants_dr.console.__file__).parent
 NUMBER = "66812345678"
@@ -48,10 +53,13 @@ PAGES = ["", "now", "needs-you", "quarantine", "figures", "redeliver", "overdue"
 
 
 def make_host(path: Path, access: Any = loopback_only, **options: Any) -> Flask:
+    """:param options: of the inbox; those in capitals are the configuration's."""
+    config = {f"ANTS_DR_{name}": options.pop(name) for name in [*options] if name.isupper()}
     options = {"ledger": True, "max_attempts": 1} | options
     app = make_app(
         DeliveryReportBlueprint(inbox=Inbox(**options)),
         ANTS_DR_INBOX_URL=f"sqlite:///{path / 'inbox.sqlite3'}",
+        **config,
     )
     app.register_blueprint(Console(access=access))
     return app
@@ -547,6 +555,42 @@ def test_overdue(app: Flask, browser: Browser) -> None:
     assert rows_of(browser.get("overdue?after=24h&format=csv")) == []
     assert "ANTS_DR_API_USERNAME" in browser.get("overdue").text
     assert browser.post("overdue/reconcile").status_code == 400
+
+
+def test_message_logs_are_asked_and_every_process_sees_it(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        ants = create_ants(username="account", password="s3cret", delay=0, lose=1.0, seed=1)
+        stack.callback(ants.extensions["ants_emulator"].close)
+        url = stack.enter_context(serving(ants)).removesuffix("/sms/callback")
+        app = make_host(tmp_path, API_URL=url, API_USERNAME="account", API_PASSWORD="s3cret")
+        destinations = [{"to": f"6600000000{number}"} for number in range(3)]
+        message = {"from": "SHOP", "text": "hello", "destinations": destinations}
+        message["notifyUrl"] = stack.enter_context(serving(app))
+        sent = ants.test_client().post(
+            "/sms/send", json={"messages": [message]}, auth=("account", "s3cret")
+        )
+        assert sent.status_code == 200
+        ants.extensions["ants_emulator"].flush()
+        browser = Browser(app)
+        assert "Message Logs are being asked" in browser.post("overdue/reconcile").text
+        # As another process of the host.
+        other = make_host(tmp_path, API_URL=url, API_USERNAME="account", API_PASSWORD="s3cret")
+        wait_for(lambda: "being asked since" not in Browser(other).get("overdue").text)
+        # What is done just now is left to its callback.
+        html = Browser(other).get("overdue").text
+        assert re.search(r"callback may still come</th><td>3</td>", html)
+        bound_inbox(other).database.close()
+
+
+def test_message_logs_that_do_not_answer(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    app = make_host(tmp_path, API_URL=url, API_USERNAME="account", API_PASSWORD="wrong")
+    browser = Browser(app)
+    inbox = bound_inbox(app)
+    assert inbox.start_reconcile()
+    assert not inbox.start_reconcile()
+    assert "being asked already" in browser.post("overdue/reconcile").text
+    assert "being asked since" in browser.get("overdue").text
 
 
 # CSV
