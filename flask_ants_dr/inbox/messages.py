@@ -466,7 +466,7 @@ def failed(
     kind, at = (
         (is_dead, messages.c.finished_at) if state is State.DEAD else (is_retry, messages.c.due_at)
     )
-    chosen = and_(messages.c.source == source, kind, *_is_of(failed_by, error_key))
+    chosen = and_(messages.c.source == source, kind, *_is_of(Chosen(None, failed_by, error_key)))
     if cursor is not None:
         chosen &= pages.behind(at, messages.c.id, cursor, is_descending=state is State.DEAD)
     return _stored(connection, chosen, limit, at=at, is_descending=state is State.DEAD)
