@@ -1,4 +1,5 @@
-"""What an operator's page reads, with 1,000,000 messages in the tables: each answer's time.
+"""What an operator reads with 1,000,000 messages in the tables: the time of each answer of the
+inbox, and of each page of the console.
 
 ``python -m benchmarks.million`` fills SQLite, PostgreSQL and MariaDB one after the other;
 ``--database sqlite --messages 100000`` does less. Times are in milliseconds: the median of seven.
@@ -24,11 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from flask.testing import FlaskClient
 from sqlalchemy import Connection
 from sqlalchemy import insert
+from werkzeug.test import TestResponse
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import DeliveryState
+from flask_ants_dr.console import Console
+from flask_ants_dr.console import loopback_only
 from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import State
@@ -191,6 +196,50 @@ def questions(inbox: BoundInbox, count: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def pages(client: FlaskClient, count: int) -> dict[str, Callable[[], object]]:
+    """The console's pages, by their addresses."""
+    n = count // 2 // _BATCH * _BATCH + 3
+    error = f"failed_by=host.subscriber_3&error_key={3:032}"
+    message = f"id=m{n}&end={n % 10_000:04}"
+
+    def get(path: str) -> int:
+        return _answered(client.get(f"/ants-dr{path}"), 200)
+
+    def search(text: str) -> int:
+        return _answered(client.post("/ants-dr/", data={"q": text}), 303)
+
+    asked = (
+        "/",
+        "/?state=UNDELIVERED",
+        f"/?bulk=bulk-{n - 3}",
+        f"/message?{message}",
+        "/now",
+        "/now?range=24h",
+        "/needs-you",
+        f"/needs-you/messages?state=dead&{error}",
+        f"/needs-you/messages?state=waiting&{error}",
+        "/quarantine",
+        "/figures?range=1h",
+        "/figures?range=24h",
+        "/figures?range=7d",
+        "/figures?range=30d",
+        "/overdue",
+        "/redeliver",
+        "/health",
+    )
+    typed = {"number": f"08{n:08}", "message": f"m{n}", "bulk": f"bulk-{n - 3}"}
+    found: dict[str, Callable[[], object]] = {
+        path.partition("&error_key")[0]: partial(get, path) for path in asked
+    }
+    return found | {f"search, a {name}": partial(search, text) for name, text in typed.items()}
+
+
+def _answered(response: TestResponse, status: int) -> int:
+    if response.status_code != status:
+        raise RuntimeError(f"{response.request.path}: {response.status}")
+    return len(response.get_data())
+
+
 def measure(question: Callable[[], object]) -> float:
     """Milliseconds: the median of seven, after one that nobody counts."""
     times = []
@@ -233,12 +282,15 @@ def main() -> None:
                 ANTS_DR_USERNAME="ants", ANTS_DR_PASSWORD="ants", ANTS_DR_INBOX_URL=url
             )
             app.register_blueprint(DeliveryReportBlueprint(inbox=Inbox(ledger=True, timeout=60)))
+            app.register_blueprint(Console(access=loopback_only))
             (inbox,) = bound_inboxes(app)
             inbox.database.create_tables()
             fill(inbox, options.messages)
             print(f"{kind}, {options.messages:,} messages", flush=True)
-            for name, question in questions(inbox, options.messages).items():
-                print(f"  {name:24}{measure(question):10.1f} ms", flush=True)
+            asked = questions(inbox, options.messages)
+            asked |= pages(app.test_client(), options.messages)
+            for name, question in asked.items():
+                print(f"  {name:64}{measure(question):10.1f} ms", flush=True)
             inbox.database.close()
 
 
