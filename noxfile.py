@@ -61,7 +61,7 @@ def lowest(session: nox.Session) -> None:
 def lowest_versions() -> list[str]:
     extras = PROJECT["optional-dependencies"]
     requirements = [*PROJECT["dependencies"]]
-    for extra in ("fast", "inbox", "celery", "simulator", "openapi", "example"):
+    for extra in ("fast", "inbox", "celery", "simulator", "openapi", "metrics", "example"):
         requirements += extras[extra]
     found = [one.split(">=") for one in requirements if not one.startswith(PROJECT["name"])]
     return [f"{name.partition('[')[0]}=={version}" for name, version in found]

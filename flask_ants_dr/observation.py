@@ -29,8 +29,11 @@ messages_accepted = _signals.signal("messages-accepted")
 #: raised, or ``None``).
 subscriber_called = _signals.signal("subscriber-called")
 
-#: An attempt at a stored message is over, with ``source``, ``outcome`` (``"done"``, ``"retry"``
-#: after an error, ``"later"`` where a subscriber asked for it or is let rest, ``"dead"``) and
+#: What an attempt can come to: ``"retry"`` is after an error, ``"later"`` where a subscriber asked
+#: for it or is let rest.
+OUTCOMES = ("done", "retry", "later", "dead")
+
+#: An attempt at a stored message is over, with ``source``, ``outcome`` (of :data:`OUTCOMES`) and
 #: ``waited`` (the seconds since its callback came; ``None`` but at the first attempt).
 message_attempted = _signals.signal("message-attempted")
 

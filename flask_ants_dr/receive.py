@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
@@ -23,6 +24,7 @@ from .escaping import printable
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
+from .models import MessageReport
 from .observation import messages_accepted
 from .observation import observe
 from .registration import Registration
@@ -136,10 +138,7 @@ def _warn(source: str, received: Received) -> None:
     odd = [one for one in messages if one.problems or one.status.problems]
     if not (odd or received.report.problems):
         return
-    problems = Counter(received.report.problems.keys())
-    for message in odd:
-        problems.update(message.problems.keys())
-        problems.update(f"status.{name}" for name in message.status.problems)
+    problems = count_problems(received.report, odd)
     counts = [f"{name} ({count})" for name, count in problems.most_common(_NAMED_MEMBERS)]
     _logger.warning(
         "%s: %d of %d messages have members that could not be read: %s",
@@ -148,3 +147,12 @@ def _warn(source: str, received: Received) -> None:
         total,
         printable(", ".join(counts)),
     )
+
+
+def count_problems(report: DeliveryReport, messages: Iterable[MessageReport]) -> Counter[str]:
+    """How often which member could not be read, by its name on the wire."""
+    problems = Counter(report.problems.keys())
+    for message in messages:
+        problems.update(message.problems.keys())
+        problems.update(f"status.{name}" for name in message.status.problems)
+    return problems

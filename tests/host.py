@@ -5,7 +5,8 @@ It is configured from the environment: ``FLASK_ANTS_DR_*``, and ``HOST_ENGINE`` 
 ``HOST_KILL`` (the id of a message at which the process dies, once), ``HOST_FAIL`` (the id of a
 message at which a second subscriber fails three times) and ``HOST_BROKER``. With
 ``FLASK_SQLALCHEMY_DATABASE_URI`` the inbox is in that database, and two subscribers write there;
-with ``HOST_LEDGER`` it keeps a ledger, and they write of each status of a message.
+with ``HOST_LEDGER`` it keeps a ledger, and they write of each status of a message. With
+``HOST_METRICS`` it has metrics at ``/metrics``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sqlalchemy.orm import mapped_column
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_reported
+from flask_ants_dr import metrics
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox.celery import enqueue
@@ -78,6 +80,9 @@ def create_app() -> Flask:
         message_reported.connect(record, sender=app)
     if "HOST_FAIL" in os.environ:
         message_reported.connect(fail, sender=app)
+    if "HOST_METRICS" in os.environ:
+        metrics.init_app(app)
+        app.add_url_rule("/metrics", "metrics", metrics.view)
     return app
 
 

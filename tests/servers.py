@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +37,14 @@ def free_port() -> int:
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def needs(name: str, package: str) -> str:
+    """The path of a program of the machine's."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if found is None:
+        pytest.skip(f"there is no {name}: apt-get install {package}")
+    return found
 
 
 def redis_server() -> str | None:
@@ -154,6 +164,38 @@ def mariadb() -> Iterator[MariaDB]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def prometheus(targets: Mapping[str, int], folder: Path) -> Iterator[str]:
+    """A Prometheus that scrapes once a second, and evaluates the manual's rules; its address.
+
+    :param targets: ports by the names of their jobs.
+    """
+    program, port = needs("prometheus", "prometheus"), free_port()
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(Path(__file__).parents[1] / "docs" / "alerts.yml")],
+        "scrape_configs": [
+            {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+            for name, target in targets.items()
+        ],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+    command = [
+        program,
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/prometheus",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    process = subprocess.Popen(command)
+    try:
+        wait_for(lambda: is_open(port))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextmanager

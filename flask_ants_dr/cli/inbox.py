@@ -107,9 +107,27 @@ def init_db(inboxes: list[BoundInbox]) -> None:
     metavar="AGE",
     help="Also do what 'flask ants-dr reconcile' does, as often as this, e.g. 10m.",
 )
+@click.option(
+    "--metrics-port",
+    metavar="PORT",
+    type=click.IntRange(1, 65_535),
+    help="Also show Prometheus metrics there, at /metrics.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address that --metrics-port is of.",
+)
 @with_inboxes
 def work(
-    inboxes: list[BoundInbox], once: bool, concurrency: int, poll: float, reconcile: str | None
+    inboxes: list[BoundInbox],
+    once: bool,
+    concurrency: int,
+    poll: float,
+    reconcile: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> None:
     """Dispatch messages to the subscribers, until SIGTERM or SIGINT.
 
@@ -124,6 +142,8 @@ def work(
     every = ago(reconcile) if reconcile else None
     if every:
         configured(inboxes)
+    if metrics_port:
+        _show_metrics(metrics_host, metrics_port)
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -153,6 +173,18 @@ def work(
             click.echo(f"{inbox.source}: {later} messages wait for later", err=True)
     if is_blocked:
         raise click.exceptions.Exit(worker.BLOCKED)
+
+
+def _show_metrics(host: str, port: int) -> None:
+    try:
+        from .. import metrics
+
+        metrics.serve(current(), host=host, port=port)
+    except (ImportError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise click.ClickException(f"Nothing can listen at {host}:{port}: {reason}.") from None
 
 
 @cli.command()

@@ -64,6 +64,7 @@ from .figures import Figures
 from .history import Report
 from .ledger import Ledger
 from .masking import trace
+from .messages import Chosen
 from .messages import Claimed
 from .messages import DeadMessage
 from .migrations import check_version
@@ -545,14 +546,8 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return messages.dead(
-                connection,
-                self.source,
-                limit,
-                failed_by=failed_by,
-                error_key=error_key,
-                cursor=cursor,
-            )
+            chosen = Chosen(failed_by=failed_by, error_key=error_key)
+            return messages.dead(connection, self.source, limit, chosen, cursor)
 
     def failed(
         self,
@@ -596,10 +591,8 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         action = messages.retry if state is State.DEAD else messages.hasten
-        now = time.time()
-        return self._in_pieces(
-            partial(action, ids=ids, now=now, failed_by=failed_by, error_key=error_key)
-        )
+        chosen = Chosen(ids, failed_by, error_key)
+        return self._in_pieces(partial(action, chosen=chosen, now=time.time()))
 
     def discard(
         self,
@@ -619,15 +612,9 @@ class BoundInbox:
         :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
         :raises InboxUnavailable: the database failed.
         """
+        chosen = Chosen(ids, failed_by, error_key)
         return self._in_pieces(
-            partial(
-                messages.discard,
-                ids=ids,
-                now=time.time(),
-                state=state,
-                failed_by=failed_by,
-                error_key=error_key,
-            )
+            partial(messages.discard, chosen=chosen, now=time.time(), state=state)
         )
 
     def redeliver(

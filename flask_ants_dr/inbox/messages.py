@@ -19,8 +19,8 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
 from sqlalchemy import Select
-from sqlalchemy import Update
 from sqlalchemy import and_
+from sqlalchemy import bindparam
 from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -322,7 +322,14 @@ def mark(
     return late
 
 
+# Made once, because a worker with a host's session writes it for each message.
+_NOTE = update(messages).where(
+    messages.c.id == bindparam("this"), messages.c.claim == bindparam("ours")
+)
+
+
 def note(
+    connection: Connection,
     token: str,
     message: Claimed,
     had_by: tuple[str, ...],
@@ -330,14 +337,15 @@ def note(
     is_last: bool,
     now: float,
     until: float,
-) -> Update:
-    """What notes, in a host's transaction, that subscribers have had a message.
+) -> bool:
+    """Note, in a host's transaction, that subscribers have had a message.
 
-    It changes one row, or none where the claim has ended. The claim stays with the row, so that
-    what a subscriber raises after its commit can still be marked.
+    The claim stays with the row, so that what a subscriber raises after its commit can still be
+    marked.
 
     :param is_last: whether no other subscriber is to have it: then it is done.
     :param until: the end of the claim from here on.
+    :return: whether the claim still held.
     """
     values: dict[str, Any] = (
         {
@@ -352,8 +360,7 @@ def note(
         if is_last
         else {"had_by": json.dumps(had_by), "due_at": until}
     )
-    ours = (messages.c.id == message.id, messages.c.claim == token)
-    return update(messages).where(*ours).values(values)
+    return connection.execute(_NOTE, {"this": message.id, "ours": token, **values}).rowcount == 1
 
 
 def renew(connection: Connection, token: str, until: float) -> None:
@@ -389,21 +396,16 @@ def dead(
     connection: Connection,
     source: str,
     limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
+    chosen: Chosen,
     cursor: str | None = None,
 ) -> list[DeadMessage]:
     """The dead messages, the latest first.
 
-    :param failed_by: only those that this subscriber failed on.
-    :param error_key: only those of this kind of error.
     :param cursor: only those behind this one.
     """
-    chosen = select(messages).where(messages.c.source == source, is_dead)
-    chosen = chosen.where(*_is_of(failed_by, error_key))
+    theirs = select(messages).where(messages.c.source == source, is_dead, *_is_of(chosen))
     if cursor is not None:
-        chosen = chosen.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
+        theirs = theirs.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
     latest_first = messages.c.finished_at.desc(), messages.c.id.desc()
     return [
         DeadMessage(
@@ -417,7 +419,7 @@ def dead(
             error_key=row.error_key or "",
             cursor=pages.cursor(row.finished_at, row.id),
         )
-        for row in connection.execute(chosen.order_by(*latest_first).limit(limit))
+        for row in connection.execute(theirs.order_by(*latest_first).limit(limit))
     ]
 
 
@@ -500,50 +502,33 @@ def _stored(
     ]
 
 
-def retry(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
-) -> int:
+class Chosen(NamedTuple):
+    """Which of the messages that failed."""
+
+    ids: Sequence[int] | None = None
+    """Only these."""
+    failed_by: str | None = None
+    """Only those that this subscriber failed on; empty for none."""
+    error_key: str | None = None
+    """Only those of this kind of error; empty for none."""
+
+
+def retry(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have dead messages tried again, at most ``limit`` of them, and return how many.
 
     Subscribers that had them are not called again.
     """
-    chosen = and_(is_dead, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, _from_the_beginning(now))
+    return _change(connection, source, is_dead, chosen, limit, _from_the_beginning(now))
 
 
-def hasten(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
-) -> int:
+def hasten(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have messages that wait for another attempt tried now, at most ``limit`` of them."""
     waits = is_in(State.WAITING) & (messages.c.due_at > now)
-    chosen = and_(waits, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, {"due_at": now})
+    return _change(connection, source, waits, chosen, limit, {"due_at": now})
 
 
 def discard(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    state: State,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
+    connection: Connection, source: str, chosen: Chosen, now: float, limit: int, state: State
 ) -> int:
     """Be done with messages that failed, without another attempt; at most ``limit`` of them.
 
@@ -557,12 +542,11 @@ def discard(
         "error": None,
         "error_key": None,
     }
-    chosen = and_(failed, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, values)
+    return _change(connection, source, failed, chosen, limit, values)
 
 
-def _is_of(failed_by: str | None, error_key: str | None) -> list[ColumnElement[bool]]:
-    said = ((messages.c.failed_by, failed_by), (messages.c.error_key, error_key))
+def _is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
+    said = ((messages.c.failed_by, chosen.failed_by), (messages.c.error_key, chosen.error_key))
     return [func.coalesce(column, "") == value for column, value in said if value is not None]
 
 
@@ -839,11 +823,11 @@ def _change(
     connection: Connection,
     source: str,
     kind: ColumnElement[bool],
-    ids: Sequence[int] | None,
+    chosen: Chosen,
     limit: int,
     values: dict[str, Any],
 ) -> int:
-    chosen = select(messages.c.id).where(messages.c.source == source, kind).limit(limit)
-    if ids is not None:
-        chosen = chosen.where(among(connection, messages.c.id, ids))
-    return len(change(connection, messages, chosen, values, messages.c.id))
+    theirs = select(messages.c.id).where(messages.c.source == source, kind, *_is_of(chosen))
+    if chosen.ids is not None:
+        theirs = theirs.where(among(connection, messages.c.id, chosen.ids))
+    return len(change(connection, messages, theirs.limit(limit), values, messages.c.id))

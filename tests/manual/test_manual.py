@@ -73,6 +73,7 @@ from kit import detail
 from kit import make_app
 from servers import free_port
 from servers import is_open
+from servers import needs
 from servers import redis
 from servers import serving
 from servers import wait_for
@@ -84,11 +85,12 @@ PAIR = ("ants", SECRET)
 ADMINISTRATION = {".", "cd", "chmod", "chown", "cp", "rm", "set", "systemctl", "useradd"}
 # Those that a test of its own runs.
 TESTED_APART = {"celery", "curl", "pg_dump", "pytest", "sphinx-build", "sqlite3"}
-LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text"}
+LANGUAGES = {"cron", "ini", "json", "nginx", "python", "sh", "text", "yaml"}
 TESTED_THERE: dict[str, str | tuple[str, ...]] = {
-    "ini": "production",
+    "ini": ("metrics", "production"),
     "nginx": "production",
     "text": ("quickstart", "testing"),
+    "yaml": "metrics",
 }
 DIRECTIVES = {"{eval-rst}", "{include} ../CHANGES.md", "{toctree}"}
 
@@ -111,13 +113,6 @@ pytestmark = [pytest.mark.manual, pytest.mark.usefixtures("own_subscribers")]
 
 def page(name: str) -> Path:
     return DOCS / f"{name}.md"
-
-
-def needs(name: str, package: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
-    if found is None:
-        pytest.skip(f"there is no {name}: apt-get install {package}")
-    return found
 
 
 def environment(**values: str) -> dict[str, str]:
@@ -683,6 +678,30 @@ def test_reconciliation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     bound_inbox(names["app"]).database.close()
 
 
+def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shown to Prometheus only, and its configuration is one that it takes."""
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    monkeypatch.setenv("FLASK_ANTS_DR_INBOX_URL", f"sqlite:///{tmp_path}/inbox.sqlite3")
+    monkeypatch.setenv("FLASK_METRICS_PASSWORD", "another")
+    app = program(page("metrics"))["create_app"]()
+    client = app.test_client()
+    deliver(app, "DELIVERED")
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", auth=("prometheus", SECRET)).status_code == 401
+    shown = client.get("/metrics", auth=("prometheus", "another"))
+    assert shown.status_code == 200
+    assert 'ants_dr_pending_messages{source="ants_dr"} 1.0' in shown.text.splitlines()
+    bound_inbox(app).database.close()
+    write_files(page("metrics"), tmp_path)
+    folder = tmp_path / "etc" / "prometheus"
+    shutil.copy(DOCS / "alerts.yml", folder)
+    (folder / "sms-password").write_text("another")
+    config = folder / "prometheus.yml"
+    config.write_text(config.read_text("utf-8").replace("/etc/prometheus", str(folder)))
+    said_by(needs("promtool", "prometheus"), "check", "config", config, folder=folder)
+
+
 def test_sqlalchemy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report that comes before its row, and one whose sum is counted once."""
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", f"sqlite:///{tmp_path}/shop.sqlite3")
@@ -884,14 +903,7 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     names: dict[str, Any] = {}
     exec((machine / "env.py").read_text("utf-8"), names)
     (metadata,) = names["target_metadata"]
-    assert set(metadata.tables) == {
-        "ants_dr_callbacks",
-        "ants_dr_ledger",
-        "ants_dr_messages",
-        "ants_dr_quarantine",
-        "ants_dr_tasks",
-        "ants_dr_version",
-    }
+    assert set(metadata.tables) == set(inbox.metadata.tables)
 
 
 MIGRATED = """
