@@ -137,6 +137,8 @@ class Stored:
     had_by: tuple[str, ...]
     failures: tuple[Failure, ...]
     is_erased: bool
+    cursor: str
+    """Where it is in the list that it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,8 +445,40 @@ def of_bulk(
     return _stored(connection, is_theirs, limit)
 
 
-def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) -> list[Stored]:
-    chosen = select(messages).where(is_theirs).order_by(messages.c.id).limit(limit)
+def failed(
+    connection: Connection,
+    source: str,
+    limit: int,
+    chosen: Chosen,
+    state: State,
+    cursor: str | None = None,
+) -> list[Stored]:
+    """The dead messages, the latest first, or those that wait for another attempt, the earliest
+    first.
+
+    :param state: ``State.DEAD`` or ``State.WAITING``.
+    :param cursor: only those behind this one.
+    """
+    is_last = state is State.DEAD
+    kind, at = (is_dead, messages.c.finished_at) if is_last else (is_retry, messages.c.due_at)
+    theirs = and_(messages.c.source == source, kind, *_is_of(chosen))
+    if cursor is not None:
+        theirs &= pages.behind(at, messages.c.id, cursor, is_descending=is_last)
+    return _stored(connection, theirs, limit, at=at, is_descending=is_last)
+
+
+def _stored(
+    connection: Connection,
+    is_theirs: ColumnElement[bool],
+    limit: int,
+    *,
+    at: ColumnElement[Any] | None = None,
+    is_descending: bool = False,
+) -> list[Stored]:
+    """Messages in the order of a time and of their ids."""
+    order = [messages.c.id] if at is None else [at, messages.c.id]
+    order_by = [one.desc() if is_descending else one for one in order]
+    chosen = select(messages).where(is_theirs).order_by(*order_by).limit(limit)
     return [
         Stored(
             id=row.id,
@@ -457,6 +491,7 @@ def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) 
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
             failures=_failures(row.failures),
             is_erased=row.erased_at is not None,
+            cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
         )
         for row in connection.execute(chosen)
     ]
