@@ -21,6 +21,7 @@ from . import callbacks
 from . import messages
 from . import pages
 from . import troubles
+from .messages import Chosen
 from .messages import Stored
 from .phones import international
 from .tables import State
@@ -98,25 +99,11 @@ def of_bulk(inbox: BoundInbox, bulk_id: str, limit: int, cursor: str | None) -> 
 
 
 def failed(
-    inbox: BoundInbox,
-    limit: int,
-    *,
-    state: State,
-    failed_by: str | None,
-    error_key: str | None,
-    cursor: str | None,
+    inbox: BoundInbox, limit: int, chosen: Chosen, state: State, cursor: str | None
 ) -> list[Report]:
     """See :meth:`BoundInbox.failed`."""
     with inbox.database.begin(writes=False) as connection:
-        stored = messages.failed(
-            connection,
-            inbox.source,
-            limit,
-            state=state,
-            failed_by=failed_by,
-            error_key=error_key,
-            cursor=cursor,
-        )
+        stored = messages.failed(connection, inbox.source, limit, chosen, state, cursor)
         return _reports(inbox, connection, stored)
 
 

@@ -569,9 +569,8 @@ class BoundInbox:
         :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
-        return history.failed(
-            self, limit, state=state, failed_by=failed_by, error_key=error_key, cursor=cursor
-        )
+        chosen = Chosen(failed_by=failed_by, error_key=error_key)
+        return history.failed(self, limit, chosen, state, cursor)
 
     def retry(
         self,

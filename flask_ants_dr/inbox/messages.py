@@ -449,27 +449,22 @@ def failed(
     connection: Connection,
     source: str,
     limit: int,
-    *,
+    chosen: Chosen,
     state: State,
-    failed_by: str | None = None,
-    error_key: str | None = None,
     cursor: str | None = None,
 ) -> list[Stored]:
     """The dead messages, the latest first, or those that wait for another attempt, the earliest
     first.
 
     :param state: ``State.DEAD`` or ``State.WAITING``.
-    :param failed_by: only those that this subscriber failed on.
-    :param error_key: only those of this kind of error.
     :param cursor: only those behind this one.
     """
-    kind, at = (
-        (is_dead, messages.c.finished_at) if state is State.DEAD else (is_retry, messages.c.due_at)
-    )
-    chosen = and_(messages.c.source == source, kind, *_is_of(Chosen(None, failed_by, error_key)))
+    is_last = state is State.DEAD
+    kind, at = (is_dead, messages.c.finished_at) if is_last else (is_retry, messages.c.due_at)
+    theirs = and_(messages.c.source == source, kind, *_is_of(chosen))
     if cursor is not None:
-        chosen &= pages.behind(at, messages.c.id, cursor, is_descending=state is State.DEAD)
-    return _stored(connection, chosen, limit, at=at, is_descending=state is State.DEAD)
+        theirs &= pages.behind(at, messages.c.id, cursor, is_descending=is_last)
+    return _stored(connection, theirs, limit, at=at, is_descending=is_last)
 
 
 def _stored(
