@@ -234,6 +234,21 @@ def test_find(make_inbox_app: MakeApp) -> None:
     assert of(app).get("a", "0899999999") is None
 
 
+@pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_what_goes_forward_while_it_is_looked_for_is_found_once(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(ledger=True, eager=False)
+    reported(app, "PENDING")
+    engine = bound_inbox(app).database.open()
+    names = iter(["DELIVERED"])
+
+    @listens_for(engine, "after_cursor_execute")
+    def deliver(connection: Any, cursor: Any, statement: str, parameters: Any, *said: Any) -> None:
+        if statement.startswith("SELECT") and "PENDING" in str(parameters):
+            reported(app, *names)
+
+    assert [one.state for one in of(app).find()] == ["DELIVERED"]
+
+
 def test_counts(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(ledger=True, eager=False)
     nothing = dict.fromkeys((None, *DeliveryState), 0)
