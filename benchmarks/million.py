@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ _STATES = ("DELIVERED", "UNDELIVERED", "EXPIRED", "PENDING")
 def fill(inbox: BoundInbox, count: int) -> None:
     """Make it look as after a month: nearly all is done, and some is in trouble."""
     for first in range(0, count, _BATCH):
-        inbox.database.run(lambda connection, first=first: _callback(connection, first, count))
+        inbox.database.run(partial(_callback, first=first, count=count))
     inbox.database.run(_counts)
 
 

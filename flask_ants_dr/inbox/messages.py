@@ -694,13 +694,15 @@ def retrying(connection: Connection, source: str, now: float) -> list[Retrying]:
 
 def oldest_unfinished(connection: Connection, source: str) -> float | None:
     """When the callback of the oldest message came that is not finished."""
-    joined = callbacks.join(messages, messages.c.callback_id == callbacks.c.id)
-    oldest = select(func.min(callbacks.c.received_at)).select_from(joined)
-    found = [
-        connection.scalar(oldest.where(messages.c.source == source, kind))
+    first = [
+        connection.scalar(select(func.min(messages.c.callback_id)).where(own, kind))
+        for own in [messages.c.source == source]
         for kind in (is_new, is_retry, is_claimed)
     ]
-    return min((one for one in found if one is not None), default=None)
+    # In the order in which they came.
+    oldest = min((one for one in first if one is not None), default=None)
+    received_at = select(callbacks.c.received_at).where(callbacks.c.id == oldest)
+    return None if oldest is None else connection.scalar(received_at)
 
 
 _ORDER = (messages.c.due_at, messages.c.callback_id, messages.c.position)
