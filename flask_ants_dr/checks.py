@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from flask import Flask
 
 from .errors import InboxUnavailable
+from .loopback import is_loopback
 from .registration import NOTIFY_URL_CHARACTERS
 from .registration import Registration
 from .registration import callback_path
@@ -38,7 +39,6 @@ _PASSWORD_CHARACTERS = 12
 _MINUTES_WITHOUT_WORKER = 10
 _DAYS_OVERDUE = 1
 _HOURS_UNRECONCILED = 24
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 Level = Literal["ok", "warning", "error"]
 
@@ -364,7 +364,7 @@ def _reconciliation(app: Flask, registration: Registration) -> _Found:
         yield "ok", name, f"not set up: what ANTS could not post is not asked for; {cure}"
         return
     url = settings.api_url
-    if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+    if url.startswith("http://") and not is_loopback(urlsplit(url).hostname):
         yield (
             "warning",
             name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -21,6 +20,7 @@ from .decoding.json_body import parse_json
 from .encoding import Format
 from .encoding import encode
 from .errors import MalformedBody
+from .loopback import is_loopback
 from .registration import NOTIFY_URL_CHARACTERS
 from .schemas import String
 
@@ -177,17 +177,10 @@ def _read_notify_url(text: str, where: str, *, anywhere: bool) -> httpx.URL:
             f"{where}: Must be a URL such as http://127.0.0.1:5000/sms/callback, without"
             " credentials in it.",
         ) from None
-    if not anywhere and not _is_loopback(url.host):
+    if not anywhere and not is_loopback(url.host):
         raise Refused(
             400,
             f"{where}: Must be on 127.0.0.1, ::1 or localhost, unless this local ANTS is started"
             " with --any-notify-url (any_notify_url=True) to post to other machines, too.",
         )
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

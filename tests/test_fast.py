@@ -394,7 +394,7 @@ def received(known: Registration, value: Any) -> Received:
 
 
 @pytest.mark.slow(reason="a thousand examples: schemas times payloads are many")
-@hypothesis_settings(max_examples=1000)
+@hypothesis_settings(max_examples=300)
 @given(report_schemas, st.sampled_from(ZONES), payloads)
 @example(ReportSchema, UTC, callback(detail(status={"name": "x", "code": 1})))
 @example(

@@ -11,6 +11,7 @@ from werkzeug.serving import WSGIRequestHandler
 from werkzeug.serving import make_server
 
 from ..encoding import ENCODINGS
+from ..loopback import is_loopback
 from ..registration import configured_credentials
 from ..registration import find_registration
 from .group import cli
@@ -18,8 +19,6 @@ from .group import current
 from .simulate import as_whom
 from .simulate import mix
 from .simulate import share_option
-
-_LOOPBACK = "127.0.0.1", "::1", "localhost"
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -134,7 +133,7 @@ def emulate(
     with closing(ants.extensions["ants_emulator"]):
         server = make_server(host, port, ants, threaded=True, request_handler=_QuietHandler)
         shown = f"[{host}]" if ":" in host else host
-        who = "Only this machine" if host in _LOOPBACK else "Whoever reaches that address"
+        who = "Only this machine" if is_loopback(host) else "Whoever reaches that address"
         whose = "of --password" if given else "that the application is configured with"
         click.echo(
             f"A local ANTS at http://{shown}:{server.port}: POST /sms/send, GET /sms/loginfo\n"

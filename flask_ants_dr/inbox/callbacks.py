@@ -27,6 +27,7 @@ from ..models import DeliveryState
 from ..models import Envelope
 from ..models import InvalidDetail
 from ..models import MessageReport
+from ..models import Status
 from .dialects import among
 from .dialects import dialect_of
 from .phones import as_reported
@@ -36,7 +37,9 @@ from .tables import messages
 from .tables import quarantine
 
 _HALF = 8  # bytes of a key that has two parts
-_BULK_CHARACTERS = 200  # no identifier of ANTS is longer
+
+#: Of identifiers, which indexes take no longer. ANTS's own are no longer than that.
+CHARACTERS = 200
 
 
 class Kept(NamedTuple):
@@ -85,12 +88,15 @@ def status_key(source: str, message: MessageReport) -> str:
 
     It begins with the :func:`message_key`.
     """
-    status = message.status
     to = message.to and as_reported(message.to)
-    # Some write more into the name than can be seen.
-    name = status.name if status.state is DeliveryState.UNKNOWN else status.state.value
     of_message = message_key(source, message.message_id, _told(message, "to", to))
-    return of_message + digest(name, size=_HALF)
+    return of_message + digest(status_name(message.status), size=_HALF)
+
+
+def status_name(status: Status) -> str:
+    """What is the same however a status is written."""
+    # Some write more into the name than can be seen.
+    return status.name if status.state is DeliveryState.UNKNOWN else status.state.value
 
 
 def message_key(source: str, message_id: str, to: str | float | None) -> str:
@@ -154,9 +160,9 @@ def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> 
     connection.execute(this.values(bulk_id=indexed(bulk_id)))
 
 
-def indexed(bulk_id: str | None) -> str | None:
-    """A bulk's identifier as callbacks are found by it."""
-    return bulk_id and bulk_id[:_BULK_CHARACTERS]
+def indexed(identifier: str | None) -> str | None:
+    """An identifier as rows are found by it."""
+    return identifier and identifier[:CHARACTERS]
 
 
 def load(connection: Connection, callback_id: int) -> Envelope:

@@ -39,7 +39,6 @@ from .tables import State
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy import Update
 
     from .inbox import BoundInbox
     from .session import Turn
@@ -474,10 +473,16 @@ def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> T
     if inbox.host is None:
         return None
 
-    def note() -> Update:
+    def note(connection: Connection) -> bool:
         now, had_by = time.time(), (*current.had_by, name)
         return messages.note(
-            current.token, current.row, had_by, is_last=is_last, now=now, until=now + CLAIM
+            connection,
+            current.token,
+            current.row,
+            had_by,
+            is_last=is_last,
+            now=now,
+            until=now + CLAIM,
         )
 
     return inbox.host.turn(note)

@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
 from functools import partial
+from functools import wraps
 from math import ceil
 from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
 from typing import ClassVar
+from typing import Concatenate
+from typing import ParamSpec
+from typing import TypeVar
 
 from sqlalchemy import JSON
 from sqlalchemy import URL
@@ -59,6 +63,8 @@ _KEY_CHARACTERS = 32  # of each key
 _NORMAL = 1
 _FULL = 2
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Rows = Sequence[Row[Any]]
 Changes = Callable[[Any], Mapping[str, ColumnElement[Any]]]
 
@@ -121,8 +127,10 @@ class Dialect(ABC):
         yield
 
     @abstractmethod
-    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
-        """See :func:`among`."""
+    def among(
+        self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
+    ) -> ColumnElement[bool]:
+        """Whether a column is one of many numbers."""
 
     @abstractmethod
     def insert_new(
@@ -132,13 +140,17 @@ class Dialect(ABC):
         rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
-        """See :func:`insert_new`."""
+        """Insert, in one statement, the rows whose key is not there, and return their ids by key.
+
+        :param rows: the position and the status key of each, by its key.
+        :param values: what is the same in all of them: a ``callback_id`` among it.
+        """
 
     @abstractmethod
     def insert_rows(
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, int]:
-        """See :func:`insert_rows`."""
+        """Insert the rows of one callback whose key is not there, and return their ids by key."""
 
     @abstractmethod
     def upsertion(self, insertion: Any, changes: Changes) -> Any:
@@ -151,7 +163,13 @@ class Dialect(ABC):
         rows: Sequence[Mapping[str, Any]],
         changes: Changes,
     ) -> None:
-        """See :func:`upsert`."""
+        """Insert rows, or change those whose key is there: the column ``key`` where rows have an
+        ``id``, else the primary key.
+
+        :param rows: all of the same columns, with values that JSON has.
+        :param changes: makes the new values of columns from those that were to be inserted, without
+            a parameter. MariaDB and MySQL see what stands before a column as changed already.
+        """
         text, order = self._upsertion(connection.dialect, table, tuple(rows[0]), changes)
         # Not by SQLAlchemy's own statement, which looks at each value of each row.
         values = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
@@ -173,9 +191,12 @@ class Dialect(ABC):
         table: Table,
         chosen: Select[Any],
         values: Mapping[str, Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
-        """See :func:`change`."""
+        """Change rows, and return columns of them as they are now.
+
+        :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+        """
 
     @abstractmethod
     def remove(
@@ -183,9 +204,12 @@ class Dialect(ABC):
         connection: Connection,
         table: Table,
         chosen: Select[Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
-        """See :func:`remove`."""
+        """Delete rows, and return columns of them.
+
+        :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+        """
 
 
 class _WithReturning(Dialect):
@@ -237,7 +261,7 @@ class _WithReturning(Dialect):
         table: Table,
         chosen: Select[Any],
         values: Mapping[str, Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
         statement = update(table).where(_is_chosen(table, chosen)).values(values)
         return connection.execute(statement.returning(*returning)).all()
@@ -247,7 +271,7 @@ class _WithReturning(Dialect):
         connection: Connection,
         table: Table,
         chosen: Select[Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
         statement = delete(table).where(_is_chosen(table, chosen))
         return connection.execute(statement.returning(*returning)).all()
@@ -305,7 +329,9 @@ class SQLite(_WithReturning):
         yield
         connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
 
-    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+    def among(
+        self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
+    ) -> ColumnElement[bool]:
         each = func.json_each(json.dumps(list(ids))).table_valued("value")
         return column.in_(select(each.c.value))
 
@@ -398,7 +424,9 @@ class PostgreSQL(_WithReturning):
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('ants_dr'))")
         yield
 
-    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+    def among(
+        self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
+    ) -> ColumnElement[bool]:
         return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
 
     def upsert(
@@ -477,7 +505,9 @@ class MySQL(Dialect):
         finally:
             connection.execute(select(func.release_lock(name)))
 
-    def among(self, column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
+    def among(
+        self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
+    ) -> ColumnElement[bool]:
         return column.in_(ids)
 
     def insert_new(
@@ -516,7 +546,7 @@ class MySQL(Dialect):
         table: Table,
         chosen: Select[Any],
         values: Mapping[str, Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
         ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
         if not ids:
@@ -530,7 +560,7 @@ class MySQL(Dialect):
         connection: Connection,
         table: Table,
         chosen: Select[Any],
-        returning: Sequence[ColumnElement[Any]],
+        *returning: ColumnElement[Any],
     ) -> Rows:
         ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
         if not ids:
@@ -555,66 +585,22 @@ def dialect_of(connection: Connection | Engine) -> Dialect:
     return DIALECTS[connection.dialect.name]
 
 
-def among(
-    connection: Connection, column: ColumnElement[int], ids: Sequence[int]
-) -> ColumnElement[bool]:
-    """Whether a column is one of many numbers."""
-    return dialect_of(connection).among(column, ids)
+def _by_connection(
+    method: Callable[Concatenate[Any, Connection, P], T],
+) -> Callable[Concatenate[Connection, P], T]:
+    """A function that is this method of the dialect that its connection speaks."""
+
+    @wraps(method)
+    def call(connection: Connection, /, *arguments: P.args, **named: P.kwargs) -> T:
+        own: Callable[..., T] = getattr(dialect_of(connection), method.__name__)
+        return own(connection, *arguments, **named)
+
+    return call
 
 
-def insert_new(
-    connection: Connection,
-    table: Table,
-    rows: Mapping[str, tuple[int, str]],
-    values: Mapping[str, Any],
-) -> dict[str, int]:
-    """Insert, in one statement, the rows whose key is not there, and return their ids by key.
-
-    :param rows: the position and the status key of each, by its key.
-    :param values: what is the same in all of them: a ``callback_id`` among it.
-    """
-    return dialect_of(connection).insert_new(connection, table, rows, values)
-
-
-def insert_rows(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, int]:
-    """Insert the rows of one callback whose key is not there, and return their ids by key."""
-    return dialect_of(connection).insert_rows(connection, table, rows)
-
-
-def upsert(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], changes: Changes
-) -> None:
-    """Insert rows, or change those whose key is there: the column ``key`` where rows have an
-    ``id``, else the primary key.
-
-    :param rows: all of the same columns, with values that JSON has.
-    :param changes: makes the new values of columns from those that were to be inserted, without a
-        parameter. MariaDB and MySQL see what stands before a column as changed already.
-    """
-    dialect_of(connection).upsert(connection, table, rows, changes)
-
-
-def change(
-    connection: Connection,
-    table: Table,
-    chosen: Select[Any],
-    values: Mapping[str, Any],
-    *returning: ColumnElement[Any],
-) -> Rows:
-    """Change rows, and return columns of them as they are now.
-
-    :param chosen: the ids of the rows; those that another transaction has locked are skipped.
-    """
-    return dialect_of(connection).change(connection, table, chosen, values, returning)
-
-
-def remove(
-    connection: Connection, table: Table, chosen: Select[Any], *returning: ColumnElement[Any]
-) -> Rows:
-    """Delete rows, and return columns of them.
-
-    :param chosen: the ids of the rows; those that another transaction has locked are skipped.
-    """
-    return dialect_of(connection).remove(connection, table, chosen, returning)
+among = _by_connection(Dialect.among)
+insert_new = _by_connection(Dialect.insert_new)
+insert_rows = _by_connection(Dialect.insert_rows)
+upsert = _by_connection(Dialect.upsert)
+change = _by_connection(Dialect.change)
+remove = _by_connection(Dialect.remove)

@@ -33,7 +33,10 @@ from ..models import Envelope
 from ..models import MessageReport
 from ..models import Status
 from . import pages
+from .callbacks import CHARACTERS
 from .callbacks import digest
+from .callbacks import indexed
+from .callbacks import status_name
 from .dialects import among
 from .dialects import upsert
 from .phones import as_reported
@@ -42,9 +45,6 @@ from .tables import ledger
 
 if TYPE_CHECKING:
     from .inbox import BoundInbox
-
-_CHARACTERS = 200
-"""Of identifiers, which indexes take no longer. ANTS's own are no longer than that."""
 
 #: In which order states that are not final come. One that is final comes after them all.
 _ORDER = {state: f"{number:02}" for number, state in enumerate(DeliveryState)}
@@ -181,16 +181,17 @@ class Ledger:
                 )
             key = digest(*origin, message_id, number)
             rows[key] = {
-                **_NOTHING_REPORTED,
                 "source": self._inbox.source,
                 "key": key,
                 "message_id": message_id,
                 "to_number": number,
                 "bulk_id": bulk_id,
                 "reference": reference,
+                "rank": "",
                 "expected_at": at,
                 "open_since": at,
                 "changed_at": at,
+                "reports": 0,
             }
         if rows:
             self._inbox.write(lambda connection: _upsert(connection, rows))
@@ -232,8 +233,8 @@ class Ledger:
         """
         said = {
             ledger.c.to_number: to and _number(to),
-            ledger.c.message_id: message_id and message_id[:_CHARACTERS],
-            ledger.c.bulk_id: bulk_id and bulk_id[:_CHARACTERS],
+            ledger.c.message_id: indexed(message_id),
+            ledger.c.bulk_id: indexed(bulk_id),
             ledger.c.reference: reference,
         }
         is_theirs = [column == value for column, value in said.items() if value is not None]
@@ -334,7 +335,7 @@ def record(
     """
     at = envelope.received_at.timestamp()
     origin = _origin(envelope.source, envelope.url_variables)
-    bulk_id = report.bulk_id and report.bulk_id[:_CHARACTERS]
+    bulk_id = indexed(report.bulk_id)
     rows: dict[str, dict[str, Any]] = {}
     status: Status | None = None
     for key_of_report, message in messages.items():
@@ -352,15 +353,13 @@ def record(
             rows[key] = {
                 "source": envelope.source,
                 "key": key,
-                "message_id": message.message_id[:_CHARACTERS],
-                "to_number": to and to[:_CHARACTERS],
+                "message_id": indexed(message.message_id),
+                "to_number": indexed(to),
                 "bulk_id": bulk_id,
-                "reference": None,
                 "state": state,
                 "rank": rank,
                 "status": said,
                 "report": json.dumps([message.sender, credit, sent, done]),
-                "expected_at": None,
                 "reported_at": at,
                 "open_since": None if rank >= _FINAL else at,
                 "changed_at": at,
@@ -382,21 +381,22 @@ def known(connection: Connection, source: str, messages: Mapping[str, MessageRep
 
     :param messages: by whatever tells them apart.
     """
-    ids = {message.message_id[:_CHARACTERS] for message in messages.values()}
+    ids = {indexed(message.message_id) for message in messages.values()}
     theirs = select(ledger.c.key, ledger.c.message_id, ledger.c.to_number, ledger.c.status).where(
         ledger.c.source == source, ledger.c.message_id.in_(ids), ledger.c.status.is_not(None)
     )
     found: set[tuple[str | None, ...]] = set()
     for row in connection.execute(theirs) if ids else ():
-        _, name, _ = json.loads(row.status)
+        name = status_name(_status(row.status))
         # A number that is erased is still in the key.
         found |= {(row.key, name), (row.message_id, row.to_number, name)}
     return {
         one
         for one, message in messages.items()
         for to in [message.to and as_reported(message.to)]
-        if (digest(*_origin(source, None), message.message_id, to), message.status.name) in found
-        or (message.message_id[:_CHARACTERS], to and to[:_CHARACTERS], message.status.name) in found
+        for name in [status_name(message.status)]
+        if (digest(*_origin(source, None), message.message_id, to), name) in found
+        or (indexed(message.message_id), indexed(to), name) in found
     }
 
 
@@ -446,18 +446,11 @@ def _forget(connection: Connection, ids: list[int]) -> int:
     return len(ids)
 
 
-_NOTHING_REPORTED: dict[str, Any] = {
-    "state": None,
-    "rank": "",
-    "status": None,
-    "report": None,
-    "reported_at": None,
-    "reports": 0,
-}
-
-
 def _upsert(connection: Connection, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """One row for each message, the same in whatever order reports and expectations come."""
+    """One row for each message, the same in whatever order reports and expectations come.
+
+    :param rows: by their keys. A column that none of them has says nothing.
+    """
     # In one order, so that two callbacks with the same messages do not wait for each other.
     upsert(connection, ledger, [rows[key] for key in sorted(rows)], _changes)
 
@@ -511,16 +504,15 @@ def _number(to: str) -> str:
 
 
 def _check_length(name: str, value: str | None) -> None:
-    if value is not None and len(value) > _CHARACTERS:
-        raise ValueError(f"{name} must have at most {_CHARACTERS} characters.")
+    if value is not None and len(value) > CHARACTERS:
+        raise ValueError(f"{name} must have at most {CHARACTERS} characters.")
 
 
 def _entry(row: Row[Any], at: float) -> Entry:
     status = sender = credit = send_date = done_date = None
     if row.report is not None:
-        code, name, description = json.loads(row.status)
+        status = _status(row.status)
         sender, credit, send_date, done_date = json.loads(row.report)
-        status = Status(code=code, name=name, description=description)
     return Entry(
         message_id=row.message_id,
         to=row.to_number,
@@ -537,6 +529,11 @@ def _entry(row: Row[Any], at: float) -> Entry:
         reports=row.reports,
         cursor=pages.cursor(at, row.id),
     )
+
+
+def _status(stored: str) -> Status:
+    code, name, description = json.loads(stored)
+    return Status(code=code, name=name, description=description)
 
 
 def _moment(seconds: float | None) -> datetime | None:

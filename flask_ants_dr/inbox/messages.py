@@ -19,8 +19,8 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
 from sqlalchemy import Select
-from sqlalchemy import Update
 from sqlalchemy import and_
+from sqlalchemy import bindparam
 from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -320,7 +320,14 @@ def mark(
     return late
 
 
+# Made once, because a worker with a host's session writes it for each message.
+_NOTE = update(messages).where(
+    messages.c.id == bindparam("this"), messages.c.claim == bindparam("ours")
+)
+
+
 def note(
+    connection: Connection,
     token: str,
     message: Claimed,
     had_by: tuple[str, ...],
@@ -328,14 +335,15 @@ def note(
     is_last: bool,
     now: float,
     until: float,
-) -> Update:
-    """What notes, in a host's transaction, that subscribers have had a message.
+) -> bool:
+    """Note, in a host's transaction, that subscribers have had a message.
 
-    It changes one row, or none where the claim has ended. The claim stays with the row, so that
-    what a subscriber raises after its commit can still be marked.
+    The claim stays with the row, so that what a subscriber raises after its commit can still be
+    marked.
 
     :param is_last: whether no other subscriber is to have it: then it is done.
     :param until: the end of the claim from here on.
+    :return: whether the claim still held.
     """
     values: dict[str, Any] = (
         {
@@ -350,8 +358,7 @@ def note(
         if is_last
         else {"had_by": json.dumps(had_by), "due_at": until}
     )
-    ours = (messages.c.id == message.id, messages.c.claim == token)
-    return update(messages).where(*ours).values(values)
+    return connection.execute(_NOTE, {"this": message.id, "ours": token, **values}).rowcount == 1
 
 
 def renew(connection: Connection, token: str, until: float) -> None:

@@ -18,7 +18,6 @@ from flask import g
 from sqlalchemy import URL
 from sqlalchemy import Connection
 from sqlalchemy import Engine
-from sqlalchemy import Update
 from sqlalchemy import event
 from sqlalchemy import make_url
 from sqlalchemy import update
@@ -57,11 +56,13 @@ class Turn:
     """A subscriber's turn in the host's session.
 
     :param host: whose session it is.
-    :param note: makes what notes that the subscriber has had the message, where the claim still
-        holds. Whoever commits, writes it.
+    :param note: notes that the subscriber has had the message, and returns whether the claim still
+        held. Whoever commits, writes it.
     """
 
-    def __init__(self, host: HostDatabase, note: Callable[[], Update] | None = None) -> None:
+    def __init__(
+        self, host: HostDatabase, note: Callable[[Connection], bool] | None = None
+    ) -> None:
         self._host = host
         self._note = note
         self._session: Session | None = None
@@ -119,8 +120,8 @@ class Turn:
         is_whole = self._is_ours(session) and not session.in_nested_transaction()
         if not is_whole or not self._note:
             return
-        result: Any = session.execute(self._note())
-        if result.rowcount != 1:
+        # Not by session.execute(), which would be told to whoever listens to the host's statements.
+        if not self._note(_connection_of(session)):
             self.is_lost = True
             raise ClaimLost
         self._noting = session
@@ -148,6 +149,11 @@ def _commits_each_statement(driver_connection: Any) -> bool:
     # PyMySQL has a method of that name that sets it, and another one that says so.
     says = getattr(driver_connection, "get_autocommit", None)
     return (says() if says else getattr(driver_connection, "autocommit", None)) is True
+
+
+def _connection_of(session: Session) -> Connection:
+    """That of the database that has the inbox's tables, in the session's transaction."""
+    return session.connection(bind_arguments={"clause": _WRITES})
 
 
 def _commit(session: Session) -> None:
@@ -268,12 +274,12 @@ class HostDatabase(Database):
         :raises InboxUnavailable: the tables are missing, or another release's.
         """
         self.prepare()
-        return self.session().connection(bind_arguments={"clause": _WRITES})
+        return _connection_of(self.session())
 
-    def turn(self, note: Callable[[], Update] | None = None) -> Turn:
+    def turn(self, note: Callable[[Connection], bool] | None = None) -> Turn:
         """A subscriber's turn in the session.
 
-        :param note: makes what notes that it has had a message.
+        :param note: notes that it has had a message.
         """
         return Turn(self, note)
 

@@ -216,7 +216,7 @@ def test_replays_at_once_deliver_once(make_inbox_app: MakeApp) -> None:
 @pytest.mark.slow(reason="thousands of entries, from four threads")
 def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(timeout=60)
-    bad = [{"id": number} for number in range(3000)]
+    bad = [{"id": number} for number in range(1000)]
     orders = [bad, bad[::-1]] * 4
     bodies = [callback(detail(messageId=f"m{n}"), *order) for n, order in enumerate(orders)]
 
@@ -225,7 +225,7 @@ def test_the_same_bad_details_in_another_order(make_inbox_app: MakeApp) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert set(threads.map(post, bodies)) == {200}
-    assert len(entries(app)) == 3000
+    assert len(entries(app)) == 1000
 
 
 @pytest.mark.slow(reason="70,000 entries")

@@ -202,6 +202,20 @@ def test_what_the_ledger_has_without_its_number(app: Flask, inbox: BoundInbox, l
     assert inbox.reconcile() == Reconciled(asked=1, found=2, known=1, new=1, mended=1)
 
 
+@pytest.mark.parametrize(
+    ("came", "said", "known"),
+    [("DELIVERED\u200b", "DELIVERED", 1), ("expired", "EXPIRED", 1), ("PARKED", "QUEUED", 0)],
+)
+def test_what_the_ledger_has_in_other_letters(
+    app: Flask, inbox: BoundInbox, logs: Logs, came: str, said: str, known: int
+) -> None:
+    post(app, report(name=came))
+    make_older(app, 40)
+    assert inbox.purge(0.0) == 1
+    logs.say(callback(report(name=said)))
+    assert inbox.reconcile().known == known
+
+
 def test_without_a_ledger(make_inbox_app: MakeApp, logs: Logs) -> None:
     app = make_inbox_app(eager=False, config=of(logs.url))
     inbox = bound_inbox(app)

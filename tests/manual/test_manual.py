@@ -887,14 +887,7 @@ def test_the_metadata_for_alembic(machine: Path) -> None:
     names: dict[str, Any] = {}
     exec((machine / "env.py").read_text("utf-8"), names)
     (metadata,) = names["target_metadata"]
-    assert set(metadata.tables) == {
-        "ants_dr_callbacks",
-        "ants_dr_ledger",
-        "ants_dr_messages",
-        "ants_dr_quarantine",
-        "ants_dr_tasks",
-        "ants_dr_version",
-    }
+    assert set(metadata.tables) == set(inbox.metadata.tables)
 
 
 MIGRATED = """

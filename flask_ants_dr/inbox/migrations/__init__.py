@@ -21,12 +21,19 @@ _MADE = {
     _FIRST: {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"},
     "0003": {"ants_dr_tasks"},
     "0004": {"ants_dr_ledger"},
+    "0006": {
+        "ants_dr_callback_counts",
+        "ants_dr_errors",
+        "ants_dr_message_counts",
+        "ants_dr_workers",
+    },
 }
 _ADDED = {
     "0002": ("ants_dr_messages", "had_by"),
     "0003": ("ants_dr_messages", "erased_at"),
     "0004": ("ants_dr_ledger", "rank"),
     "0005": ("ants_dr_messages", "status_key"),
+    "0006": ("ants_dr_messages", "error_key"),
 }
 
 
