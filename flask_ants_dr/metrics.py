@@ -249,17 +249,18 @@ class _Happened:
         self, app: Flask, *, report: DeliveryReport, messages: Sequence[MessageReport], invalid: int
     ) -> None:
         source = report.source
-        for state, count in Counts(one.status.state.value for one in messages).items():
-            self._messages.labels(source, state).inc(count)
+        states = [message.status.state for message in messages]
+        for state, count in Counts(states).items():
+            self._messages.labels(source, state.value).inc(count)
         if invalid:
             self._invalid.labels(source).inc(invalid)
         for name, count in count_problems(report, messages).items():
             member = name if name in _MEMBERS else _OTHER_MEMBER
             self._problems.labels(source, member).inc(count)
         sent_to_done, done_to_received = [], []
-        for message in messages:
+        for message, state in zip(messages, states, strict=True):
             sent, done = message.send_date, message.done_date
-            if done is None or not message.status.state.is_final:
+            if done is None or not state.is_final:
                 continue
             if sent and sent <= done:
                 sent_to_done.append((done - sent).total_seconds())

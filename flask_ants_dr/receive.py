@@ -159,6 +159,8 @@ def count_problems(report: DeliveryReport, messages: Iterable[MessageReport]) ->
     """How often which member could not be read, by its name on the wire."""
     problems = Counter(report.problems.keys())
     for message in messages:
-        problems.update(message.problems.keys())
-        problems.update(f"status.{name}" for name in message.status.problems)
+        if message.problems:
+            problems.update(message.problems.keys())
+        if message.status.problems:
+            problems.update(f"status.{name}" for name in message.status.problems)
     return problems
