@@ -23,6 +23,9 @@ RECONCILE = logging.getLogger("flask_ants_dr.reconcile")
 #: The process that dispatches what waits.
 WORKER = logging.getLogger("flask_ants_dr.worker")
 
+#: Who has asked the console for what is masked.
+CONSOLE = logging.getLogger("flask_ants_dr.console")
+
 #: What could not be counted.
 METRICS = logging.getLogger("flask_ants_dr.metrics")
 

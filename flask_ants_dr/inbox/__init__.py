@@ -8,6 +8,7 @@ except ModuleNotFoundError:
     ) from None
 
 from ..errors import MessageLogsError as MessageLogsError
+from .background import Reconciling as Reconciling
 from .figures import CallbackCount as CallbackCount
 from .figures import Figures as Figures
 from .figures import MessageCount as MessageCount

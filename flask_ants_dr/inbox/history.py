@@ -21,6 +21,7 @@ from . import callbacks
 from . import messages
 from . import pages
 from . import troubles
+from .messages import Chosen
 from .messages import Stored
 from .phones import international
 from .tables import State
@@ -97,6 +98,15 @@ def of_bulk(inbox: BoundInbox, bulk_id: str, limit: int, cursor: str | None) -> 
         return _reports(inbox, connection, stored)
 
 
+def failed(
+    inbox: BoundInbox, limit: int, chosen: Chosen, state: State, cursor: str | None
+) -> list[Report]:
+    """See :meth:`BoundInbox.failed`."""
+    with inbox.database.begin(writes=False) as connection:
+        stored = messages.failed(connection, inbox.source, limit, chosen, state, cursor)
+        return _reports(inbox, connection, stored)
+
+
 def version(connection: Connection, source: str) -> str:
     """What changes whenever something has come, was dispatched, failed or was set aside.
 
@@ -151,7 +161,7 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
                 )
                 for failure in one.failures
             ),
-            cursor=pages.cursor(0.0, one.id),
+            cursor=one.cursor,
         )
         for one in stored
         if one.callback_id in envelopes

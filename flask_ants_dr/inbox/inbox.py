@@ -43,6 +43,7 @@ from ..receive import read
 from ..receive import receive
 from ..registration import Registration
 from ..registration import registrations
+from . import background
 from . import callbacks
 from . import delivery
 from . import history
@@ -53,6 +54,7 @@ from . import reconcile
 from . import retention
 from . import troubles
 from . import workers
+from .background import Reconciling
 from .callbacks import by_key
 from .callbacks import by_stored_key
 from .callbacks import key_of_body
@@ -65,6 +67,7 @@ from .figures import Figures
 from .history import Report
 from .ledger import Ledger
 from .masking import trace
+from .messages import Chosen
 from .messages import Claimed
 from .messages import DeadMessage
 from .migrations import check_version
@@ -544,14 +547,31 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            return messages.dead(
-                connection,
-                self.source,
-                limit,
-                failed_by=failed_by,
-                error_key=error_key,
-                cursor=cursor,
-            )
+            chosen = Chosen(failed_by=failed_by, error_key=error_key)
+            return messages.dead(connection, self.source, limit, chosen, cursor)
+
+    def failed(
+        self,
+        limit: int = 100,
+        *,
+        state: State = State.DEAD,
+        failed_by: str | None = None,
+        error_key: str | None = None,
+        cursor: str | None = None,
+    ) -> list[Report]:
+        """The reports that are dead, the latest first, or that wait for another attempt, the
+        earliest first: with their messages, their attempts and what failed.
+
+        :param limit: how many, at most.
+        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
+        :param failed_by: only those that this subscriber failed on.
+        :param error_key: only those of this kind of error, of :meth:`troubles`.
+        :param cursor: only those behind the one that has it.
+        :raises ValueError: ``cursor`` is none.
+        :raises InboxUnavailable: the database failed.
+        """
+        chosen = Chosen(failed_by=failed_by, error_key=error_key)
+        return history.failed(self, limit, chosen, state, cursor)
 
     def retry(
         self,
@@ -571,10 +591,8 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         action = messages.retry if state is State.DEAD else messages.hasten
-        now = time.time()
-        return self._in_pieces(
-            partial(action, ids=ids, now=now, failed_by=failed_by, error_key=error_key)
-        )
+        chosen = Chosen(ids, failed_by, error_key)
+        return self._in_pieces(partial(action, chosen=chosen, now=time.time()))
 
     def discard(
         self,
@@ -594,15 +612,9 @@ class BoundInbox:
         :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
         :raises InboxUnavailable: the database failed.
         """
+        chosen = Chosen(ids, failed_by, error_key)
         return self._in_pieces(
-            partial(
-                messages.discard,
-                ids=ids,
-                now=time.time(),
-                state=state,
-                failed_by=failed_by,
-                error_key=error_key,
-            )
+            partial(messages.discard, chosen=chosen, now=time.time(), state=state)
         )
 
     def redeliver(
@@ -737,6 +749,23 @@ class BoundInbox:
             stop=stop or _never,
             progress=progress or _ignore,
         )
+
+    def start_reconcile(
+        self, since: timedelta | None = None, *, overdue: timedelta | None = None
+    ) -> bool:
+        """Begin to :meth:`reconcile` in a thread, and say whether it did: not where one runs
+        that was begun so, in whichever process.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        return background.start(self, since, overdue)
+
+    def reconciling(self) -> Reconciling | None:
+        """How far the last one is that :meth:`start_reconcile` has begun.
+
+        :raises InboxUnavailable: the database failed.
+        """
+        return background.latest(self)
 
     def reconciliation(self) -> dict[str, float | None]:
         """When it was done last, and what it had to mend.

@@ -137,6 +137,8 @@ class Stored:
     had_by: tuple[str, ...]
     failures: tuple[Failure, ...]
     is_erased: bool
+    cursor: str
+    """Where it is in the list that it came from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,21 +396,16 @@ def dead(
     connection: Connection,
     source: str,
     limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
+    chosen: Chosen,
     cursor: str | None = None,
 ) -> list[DeadMessage]:
     """The dead messages, the latest first.
 
-    :param failed_by: only those that this subscriber failed on.
-    :param error_key: only those of this kind of error.
     :param cursor: only those behind this one.
     """
-    chosen = select(messages).where(messages.c.source == source, is_dead)
-    chosen = chosen.where(*_is_of(failed_by, error_key))
+    theirs = select(messages).where(messages.c.source == source, is_dead, *_is_of(chosen))
     if cursor is not None:
-        chosen = chosen.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
+        theirs = theirs.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
     latest_first = messages.c.finished_at.desc(), messages.c.id.desc()
     return [
         DeadMessage(
@@ -422,7 +419,7 @@ def dead(
             error_key=row.error_key or "",
             cursor=pages.cursor(row.finished_at, row.id),
         )
-        for row in connection.execute(chosen.order_by(*latest_first).limit(limit))
+        for row in connection.execute(theirs.order_by(*latest_first).limit(limit))
     ]
 
 
@@ -448,8 +445,40 @@ def of_bulk(
     return _stored(connection, is_theirs, limit)
 
 
-def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) -> list[Stored]:
-    chosen = select(messages).where(is_theirs).order_by(messages.c.id).limit(limit)
+def failed(
+    connection: Connection,
+    source: str,
+    limit: int,
+    chosen: Chosen,
+    state: State,
+    cursor: str | None = None,
+) -> list[Stored]:
+    """The dead messages, the latest first, or those that wait for another attempt, the earliest
+    first.
+
+    :param state: ``State.DEAD`` or ``State.WAITING``.
+    :param cursor: only those behind this one.
+    """
+    is_last = state is State.DEAD
+    kind, at = (is_dead, messages.c.finished_at) if is_last else (is_retry, messages.c.due_at)
+    theirs = and_(messages.c.source == source, kind, *_is_of(chosen))
+    if cursor is not None:
+        theirs &= pages.behind(at, messages.c.id, cursor, is_descending=is_last)
+    return _stored(connection, theirs, limit, at=at, is_descending=is_last)
+
+
+def _stored(
+    connection: Connection,
+    is_theirs: ColumnElement[bool],
+    limit: int,
+    *,
+    at: ColumnElement[Any] | None = None,
+    is_descending: bool = False,
+) -> list[Stored]:
+    """Messages in the order of a time and of their ids."""
+    order = [messages.c.id] if at is None else [at, messages.c.id]
+    order_by = [one.desc() if is_descending else one for one in order]
+    chosen = select(messages).where(is_theirs).order_by(*order_by).limit(limit)
     return [
         Stored(
             id=row.id,
@@ -462,55 +491,39 @@ def _stored(connection: Connection, is_theirs: ColumnElement[bool], limit: int) 
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
             failures=_failures(row.failures),
             is_erased=row.erased_at is not None,
+            cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
         )
         for row in connection.execute(chosen)
     ]
 
 
-def retry(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
-) -> int:
+class Chosen(NamedTuple):
+    """Which of the messages that failed."""
+
+    ids: Sequence[int] | None = None
+    """Only these."""
+    failed_by: str | None = None
+    """Only those that this subscriber failed on; empty for none."""
+    error_key: str | None = None
+    """Only those of this kind of error; empty for none."""
+
+
+def retry(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have dead messages tried again, at most ``limit`` of them, and return how many.
 
     Subscribers that had them are not called again.
     """
-    chosen = and_(is_dead, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, _from_the_beginning(now))
+    return _change(connection, source, is_dead, chosen, limit, _from_the_beginning(now))
 
 
-def hasten(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
-) -> int:
+def hasten(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have messages that wait for another attempt tried now, at most ``limit`` of them."""
     waits = is_in(State.WAITING) & (messages.c.due_at > now)
-    chosen = and_(waits, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, {"due_at": now})
+    return _change(connection, source, waits, chosen, limit, {"due_at": now})
 
 
 def discard(
-    connection: Connection,
-    source: str,
-    ids: Sequence[int] | None,
-    now: float,
-    limit: int,
-    state: State,
-    *,
-    failed_by: str | None = None,
-    error_key: str | None = None,
+    connection: Connection, source: str, chosen: Chosen, now: float, limit: int, state: State
 ) -> int:
     """Be done with messages that failed, without another attempt; at most ``limit`` of them.
 
@@ -524,12 +537,11 @@ def discard(
         "error": None,
         "error_key": None,
     }
-    chosen = and_(failed, *_is_of(failed_by, error_key))
-    return _change(connection, source, chosen, ids, limit, values)
+    return _change(connection, source, failed, chosen, limit, values)
 
 
-def _is_of(failed_by: str | None, error_key: str | None) -> list[ColumnElement[bool]]:
-    said = ((messages.c.failed_by, failed_by), (messages.c.error_key, error_key))
+def _is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
+    said = ((messages.c.failed_by, chosen.failed_by), (messages.c.error_key, chosen.error_key))
     return [func.coalesce(column, "") == value for column, value in said if value is not None]
 
 
@@ -806,11 +818,11 @@ def _change(
     connection: Connection,
     source: str,
     kind: ColumnElement[bool],
-    ids: Sequence[int] | None,
+    chosen: Chosen,
     limit: int,
     values: dict[str, Any],
 ) -> int:
-    chosen = select(messages.c.id).where(messages.c.source == source, kind).limit(limit)
-    if ids is not None:
-        chosen = chosen.where(among(connection, messages.c.id, ids))
-    return len(change(connection, messages, chosen, values, messages.c.id))
+    theirs = select(messages.c.id).where(messages.c.source == source, kind, *_is_of(chosen))
+    if chosen.ids is not None:
+        theirs = theirs.where(among(connection, messages.c.id, chosen.ids))
+    return len(change(connection, messages, theirs.limit(limit), values, messages.c.id))

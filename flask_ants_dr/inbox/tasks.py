@@ -68,8 +68,16 @@ def state(connection: Connection, source: str, name: str) -> str | None:
     return found
 
 
-def note_state(connection: Connection, source: str, name: str, state: str) -> None:
-    """Note how far it came."""
+def note_state(
+    connection: Connection, source: str, name: str, state: str, *, due_at: float | None = None
+) -> None:
+    """Note how far it came.
+
+    :param due_at: when the next turn is; by default, when it was to be.
+    """
     this = update(tasks).where(tasks.c.source == source, tasks.c.name == name)
-    if not connection.execute(this.values(state=state)).rowcount:
-        connection.execute(insert(tasks).values(source=source, name=name, due_at=0.0, state=state))
+    values = {"state": state} if due_at is None else {"state": state, "due_at": due_at}
+    if not connection.execute(this.values(values)).rowcount:
+        connection.execute(
+            insert(tasks).values({"source": source, "name": name, "due_at": 0.0} | values)
+        )

@@ -49,6 +49,7 @@ from blocks import prose
 from blocks import run
 from blocks import write_files
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr import console
 from flask_ants_dr import emulator
 from flask_ants_dr import inbox
 from flask_ants_dr import message_reported
@@ -436,12 +437,14 @@ def test_quoted_errors_are_in_the_code() -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     documented = set(re.findall(r":: (flask_ants_dr\.[\w.]+)", page("api").read_text("utf-8")))
-    for module in (flask_ants_dr, emulator, inbox, openapi, simulator, testing):
+    for module in (flask_ants_dr, console, emulator, inbox, openapi, simulator, testing):
         own = module.__name__
         for name, value in vars(module).items():
             is_public = not name.startswith("_") and not isinstance(value, ModuleType)
             # A package hands names on; a module has those that are defined in it.
-            is_here = module in (flask_ants_dr, inbox) or getattr(value, "__module__", "") == own
+            is_here = (
+                module in (flask_ants_dr, console, inbox) or getattr(value, "__module__", "") == own
+            )
             if is_public and is_here:
                 assert f"{own}.{name}" in documented
     assert "flask_ants_dr.inbox.celery" in documented
@@ -638,6 +641,19 @@ def test_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (entry,) = names["blueprint"].inbox.ledger.find(reference="41")
     assert entry.state == "UNDELIVERED"
     bound_inbox(app).database.close()
+
+
+def test_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_ANTS_DR_USERNAME", PAIR[0])
+    monkeypatch.setenv("FLASK_ANTS_DR_PASSWORD", SECRET)
+    monkeypatch.setenv("FLASK_ANTS_DR_INBOX_URL", f"sqlite:///{tmp_path}/inbox.sqlite3")
+    monkeypatch.setenv("FLASK_SECRET_KEY", "only in tests")
+    names = program(page("console"))
+    for make, status in (("create_app", 401), ("create_demo", 200)):
+        app = names[make]()
+        assert app.test_client().get("/ants-dr/now").status_code == status
+        assert app.test_client().get("/ants-dr/health").json == {"status": "ok"}
+        bound_inbox(app).database.close()
 
 
 def test_reconciliation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

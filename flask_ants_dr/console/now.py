@@ -1,0 +1,64 @@
+"""Now: what comes in, how it is answered, and who works on it."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+
+from flask import request
+from werkzeug.wrappers import Response as AnyResponse
+
+from . import charts
+from . import tables
+from .page import current_inbox
+from .page import render
+from .page import status
+
+RANGES = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+
+_SILENCE = timedelta(minutes=15)
+"""From what time on it is said that nothing comes."""
+
+_TAKEN = 200
+
+_COLUMNS: tables.Columns = {
+    "answer": lambda count: count.status,
+    "callbacks": lambda count: count.callbacks,
+    "last": lambda count: count.last_at,
+    "average_bytes": lambda count: round(count.size / count.callbacks),
+    "average_seconds": lambda count: round(count.seconds / count.callbacks, 4),
+    "slowest_seconds": lambda count: round(count.slowest, 4),
+}
+
+
+def show() -> str | AnyResponse:
+    inbox, now = current_inbox(), datetime.now(UTC)
+    range_ = request.args.get("range", "1h")
+    range_ = range_ if range_ in RANGES else "1h"
+    since = now - RANGES[range_]
+    answers = inbox.figures.callbacks(since)
+    if tables.wants_csv():
+        return tables.as_csv("callbacks", answers, _COLUMNS)
+    counted = inbox.figures.callbacks(since, by=("start", "status"))
+    starts = charts.spans(since, now, inbox.figures.width(since))
+    taken, refused = (
+        charts.by_start(
+            (one.start, one.callbacks) for one in counted if (one.status == _TAKEN) is is_taken
+        )
+        for is_taken in (True, False)
+    )
+    throughput = charts.over_time(starts, {"taken": taken, "refused": refused})
+    found = status()
+    last = found["last_callback_at"] and datetime.fromisoformat(found["last_callback_at"])
+    return render(
+        "now.html",
+        status=found,
+        workers=inbox.workers(),
+        answers=answers,
+        throughput=throughput,
+        range_names=list(RANGES),
+        range_=range_,
+        last=last,
+        silence=now - last if last and now - last > _SILENCE else None,
+    )

@@ -1,0 +1,112 @@
+"""What needs somebody: messages that a subscriber fails on, by subscriber and kind of error."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from flask import abort
+from flask import request
+from werkzeug.wrappers import Response as AnyResponse
+
+from ..inbox import State
+from . import tables
+from .message import last_digits
+from .page import back
+from .page import current_inbox
+from .page import form_id
+from .page import render
+
+_STATES = (State.DEAD, State.WAITING)
+
+# Fewer than elsewhere: each may be of another callback, the whole of which has to be read.
+_ROWS = 25
+
+_COLUMNS: tables.Columns = {
+    "state": lambda trouble: trouble.state,
+    "subscriber": lambda trouble: trouble.failed_by,
+    "error": lambda trouble: trouble.error,
+    "messages": lambda trouble: trouble.count,
+    "first": lambda trouble: trouble.since,
+    "last": lambda trouble: trouble.latest,
+    "next_attempt": lambda trouble: trouble.next_attempt,
+}
+_COLUMNS_OF_GROUP: tables.Columns = {
+    "id": lambda report: report.id,
+    "message": lambda report: report.message and report.message.message_id,
+    "to": lambda report: (
+        report.message and report.message.to and f"***{last_digits(report.message.to)}"
+    ),
+    "bulk": lambda report: report.bulk_id,
+    "received": lambda report: report.received_at,
+    "attempts": lambda report: report.attempts,
+    "given_up": lambda report: report.finished_at,
+    "next_attempt": lambda report: report.due_at,
+    "error": lambda report: report.failures[-1].error if report.failures else "",
+}
+
+
+def show() -> str | AnyResponse:
+    """The groups, the largest first."""
+    state = request.args.get("state")
+    found = [
+        one for one in current_inbox().troubles() if state not in _STATES or one.state == state
+    ]
+    if tables.wants_csv():
+        return tables.as_csv("needs-you", found, _COLUMNS)
+    return render("troubles.html", troubles=found, states=_STATES)
+
+
+def show_group() -> str | AnyResponse:
+    """The messages of one group."""
+    inbox, group = current_inbox(), _group(request.args)
+    fetch = partial(inbox.failed, **group)
+    if tables.wants_csv():
+        return tables.as_csv("failed", tables.every(fetch), _COLUMNS_OF_GROUP)
+    return render(
+        "failed.html",
+        page=tables.page(fetch, _ROWS),
+        group=group,
+        trouble=next(
+            (
+                one
+                for one in inbox.troubles()
+                if (one.state, one.failed_by, one.error_key)
+                == (group["state"], group["failed_by"], group["error_key"])
+            ),
+            None,
+        ),
+        last_digits=last_digits,
+    )
+
+
+def retry() -> AnyResponse:
+    """Have one message, or all of a group, tried again."""
+    return _act("retried")
+
+
+def discard() -> AnyResponse:
+    """Be done with one message, or all of a group."""
+    return _act("discarded")
+
+
+def _act(notice: str) -> AnyResponse:
+    inbox, group, id = current_inbox(), _group(request.form), form_id("id")
+    action = inbox.retry if notice == "retried" else inbox.discard
+    count = action(None if id is None else [id], **group)
+    # A group that is gone is no page to come back to.
+    if id is not None and inbox.failed(limit=1, **group):
+        return back(".failed", notice, count, **group)
+    return back(".troubles", notice, count)
+
+
+def _group(said: Any) -> dict[str, Any]:
+    """What a group has in common, as the address or a form has it."""
+    state = said.get("state")
+    if state not in _STATES or "failed_by" not in said or "error_key" not in said:
+        abort(400, "It is not said which messages.")
+    return {
+        "state": State(state),
+        "failed_by": said["failed_by"],
+        "error_key": said["error_key"],
+    }
