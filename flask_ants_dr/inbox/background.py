@@ -19,6 +19,7 @@ from ..errors import MessageLogsError
 from ..log import RECONCILE
 from ..log import about
 from . import tasks
+from .masking import trace
 from .reconcile import Reconciled
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class _Run:
         except Exception as error:
             self._state["error"] = type(error).__name__
             source = self._inbox.source
-            RECONCILE.exception("%s: a reconciliation failed", source, extra=about(source))
+            RECONCILE.error(
+                "%s: a reconciliation failed\n%s", source, trace(error), extra=about(source)
+            )
         else:
             self._state |= {"part": 1.0, "result": asdict(found)}
         self._say(until=0.0)
