@@ -334,6 +334,12 @@ def test_a_cursor_that_is_none(browser: Browser) -> None:
         assert browser.get(path).status_code == 400
 
 
+def test_an_address_cannot_say_where_links_lead(browser: Browser) -> None:
+    html = browser.get("now?_external=1&_scheme=javascript&_anchor=x&endpoint=y&range=24h").text
+    assert "javascript:" not in html
+    assert re.search(r'href="/ants-dr/now\?range=24h&amp;language=th"', html)
+
+
 def test_without_a_ledger_a_bulk_is_found(tmp_path: Path) -> None:
     app = make_host(tmp_path, ledger=False)
     browser = Browser(app)
@@ -345,6 +351,8 @@ def test_without_a_ledger_a_bulk_is_found(tmp_path: Path) -> None:
     (link,) = re.findall(r"href=\"(/ants-dr/message[^\"]*)\"", html)
     assert "What happened" in browser.client.get(link.replace("&amp;", "&")).text
     assert "keeps no ledger" in browser.get("overdue").text
+    (row,) = rows_of(browser.get("?bulk=b&format=csv"))
+    assert row["message"] == "one"
 
 
 # One message
