@@ -112,7 +112,9 @@ def fill(inbox: BoundInbox) -> None:
             connection.execute(insert(tables.messages), list(_messages(came.source, finished)))
     if not inbox.database.is_sqlite:
         with inbox.database.begin(is_current=False) as connection:
-            connection.exec_driver_sql(f"ANALYZE {tables.messages.name}, {tables.callbacks.name}")
+            analyze = "ANALYZE" if connection.dialect.name == "postgresql" else "ANALYZE TABLE"
+            names = f"{tables.messages.name}, {tables.callbacks.name}"
+            connection.exec_driver_sql(f"{analyze} {names}")
 
 
 def _messages(source: str, finished: dict[int, float]) -> Iterator[dict[str, object]]:

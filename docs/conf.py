@@ -52,6 +52,7 @@ nitpick_ignore_regex = [
         "httpx",
         "kombu",
         "marshmallow",
+        "prometheus_client",
         "sqlalchemy",
         "threading",
         "typing",

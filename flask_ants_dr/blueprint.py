@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from datetime import UTC
 from datetime import datetime
@@ -35,6 +34,8 @@ from .errors import MalformedBody
 from .errors import Unauthorized
 from .errors import UnsupportedMediaType
 from .escaping import printable
+from .log import CALLBACK
+from .log import about
 from .models import Envelope
 from .observation import callback_answered
 from .observation import observe
@@ -50,8 +51,6 @@ from .schemas import ReportSchema
 if TYPE_CHECKING:
     from .inbox import BoundInbox
     from .inbox import Inbox
-
-_logger = logging.getLogger(__name__)
 
 _NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
 _PARAMETERS_OF_URL_FOR = {"endpoint", "_anchor", "_method", "_scheme", "_external"}
@@ -211,8 +210,12 @@ class DeliveryReportBlueprint(Blueprint):
             response: Response = self._receive_authenticated()
         except CallbackError as error:
             source = _source()
-            _logger.warning(
-                "%s: callback refused with %d: %s", source, error.status, printable(str(error))
+            CALLBACK.warning(
+                "%s: callback refused with %d: %s",
+                source,
+                error.status,
+                printable(str(error)),
+                extra=about(source, status=error.status),
             )
             inbox = registrations(_app())[source].inbox
             dispatch_rejection(_app(), error, source, inbox.transaction if inbox else None)

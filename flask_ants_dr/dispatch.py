@@ -85,8 +85,9 @@ def dispatch_envelope(
     report: DeliveryReport,
     invalid: Iterable[InvalidDetail],
     transaction: Transaction | None = None,
-) -> list[Exception]:
-    """Send the signals of a callback but for its valid messages; return what subscribers raised."""
+) -> list[tuple[str, Exception]]:
+    """Send the signals of a callback but for its valid messages; return what subscribers raised,
+    with their names."""
     with Turns(app, transaction) as turns:
         turns.send_envelope(report, invalid)
     return turns.failures
@@ -109,7 +110,8 @@ def dispatch_rejection(
 
 
 class Turns:
-    """Gives subscribers their turns, and keeps what they raise in ``failures``.
+    """Gives subscribers their turns, and keeps what they raise in ``failures``, with their names.
+    (What the host's teardown functions raise has none.)
 
     After a failure the next one has an application context of its own, because what the failed one
     left behind, a database session in need of a rollback, is bound to the context. Where each turn
@@ -123,7 +125,7 @@ class Turns:
     def __init__(self, app: Flask, transaction: Transaction | None = None) -> None:
         self.app = app
         self._transaction = transaction
-        self.failures: list[Exception] = []
+        self.failures: list[tuple[str, Exception]] = []
         self.current = ""
         """The name of the subscriber that was called last."""
         self._own_context: AppContext | None = None
@@ -206,7 +208,7 @@ class Turns:
         """:raises ExceptionGroup: subscribers have raised something, other than that they are done
         with a message.
         """
-        failures = [error for error in self.failures if not isinstance(error, Discard)]
+        failures = [error for _, error in self.failures if not isinstance(error, Discard)]
         if failures:
             raise ExceptionGroup("subscribers to delivery reports raised", failures)
 
@@ -219,7 +221,7 @@ class Turns:
             name = getattr(subscriber, "__qualname__", type(subscriber).__qualname__)
             about = f" of message {message.message_id[:200]!a}" if message else ""
             error.add_note(f"raised by the subscriber {name} to {listener.signal.name}{about}")
-        self.failures.append(error)
+        self.failures.append((listener.name, error))
         if self._own_context is None and has_app_context():
             # Otherwise its transaction, with the locks that it holds, would be open below the next.
             self._end(partial(self.app.do_teardown_appcontext, error))
@@ -243,7 +245,7 @@ class Turns:
         except _NO_FAILURES:
             raise
         except BaseException as error:
-            self.failures.append(_as_exception(error))
+            self.failures.append(("", _as_exception(error)))
 
 
 def _as_exception(error: BaseException) -> Exception:

@@ -6,14 +6,14 @@ application, as with :mod:`.signals`, and what a receiver raises is logged and g
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from blinker import NamedSignal
 from blinker import Namespace
 from flask import Flask
 
-_logger = logging.getLogger(__name__)
+from .log import METRICS
+from .log import about
 
 _signals = Namespace()
 
@@ -46,4 +46,6 @@ def observe(signal: NamedSignal, app: Flask, **arguments: Any) -> None:
         try:
             receiver(app, **arguments)
         except Exception:
-            _logger.exception("%s could not be counted", signal.name)
+            METRICS.exception(
+                "%s could not be counted", signal.name, extra=about(arguments.get("source"))
+            )

@@ -5,7 +5,6 @@ The blueprint receives what is posted, ``quarantine replay`` what could not be t
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ from .decoding import json_document
 from .dispatch import dispatch_report
 from .errors import UnsupportedMediaType
 from .escaping import printable
+from .log import CALLBACK
+from .log import about
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
@@ -33,8 +34,6 @@ from .schemas import validate
 
 if TYPE_CHECKING:
     from .fast import FastSchema
-
-_logger = logging.getLogger(__name__)
 
 _CONTENT_ENCODINGS = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip", "zstd"}
 _NAMED_MEMBERS = 20
@@ -134,18 +133,25 @@ def _warn(source: str, received: Received) -> None:
     messages = received.report.messages
     total = len(messages) + len(received.invalid)
     if received.invalid:
-        _logger.warning("%s: %d of %d messages refused", source, len(received.invalid), total)
+        CALLBACK.warning(
+            "%s: %d of %d messages refused",
+            source,
+            len(received.invalid),
+            total,
+            extra=about(source),
+        )
     odd = [one for one in messages if one.problems or one.status.problems]
     if not (odd or received.report.problems):
         return
     problems = count_problems(received.report, odd)
     counts = [f"{name} ({count})" for name, count in problems.most_common(_NAMED_MEMBERS)]
-    _logger.warning(
+    CALLBACK.warning(
         "%s: %d of %d messages have members that could not be read: %s",
         source,
         len(odd),
         total,
         printable(", ".join(counts)),
+        extra=about(source),
     )
 
 
@@ -153,6 +159,8 @@ def count_problems(report: DeliveryReport, messages: Iterable[MessageReport]) ->
     """How often which member could not be read, by its name on the wire."""
     problems = Counter(report.problems.keys())
     for message in messages:
-        problems.update(message.problems.keys())
-        problems.update(f"status.{name}" for name in message.status.problems)
+        if message.problems:
+            problems.update(message.problems.keys())
+        if message.status.problems:
+            problems.update(f"status.{name}" for name in message.status.problems)
     return problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -13,11 +12,11 @@ from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..escaping import printable
+from ..log import CONSOLE
+from ..log import about
 
 Access = Callable[[], object]
 """Answers ``True`` (in), ``False`` (refused) or a response, such as a redirect to a login."""
-
-_logger = logging.getLogger(__name__)
 
 _CHARACTERS = 200  # of an identifier, in the log
 
@@ -84,7 +83,7 @@ def note_asked(what: str, source: str, id: int | str) -> None:
     who = printable(str(g.get("ants_dr_user") or request.remote_addr))
     said = printable(str(id))[:_CHARACTERS]
     # A warning, because a host that has set up no logging is to find it, too.
-    _logger.warning("%s: %s asked for %s %s", source, who, what, said, extra={"source": source})
+    CONSOLE.warning("%s: %s asked for %s %s", source, who, what, said, extra=about(source))
 
 
 def _is_from_another_site() -> bool:

@@ -4,7 +4,6 @@ database, where every process sees it."""
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from dataclasses import asdict
@@ -17,13 +16,14 @@ from typing import Any
 
 from ..errors import InboxUnavailable
 from ..errors import MessageLogsError
+from ..log import RECONCILE
+from ..log import about
 from . import tasks
+from .masking import trace
 from .reconcile import Reconciled
 
 if TYPE_CHECKING:
     from .inbox import BoundInbox
-
-_logger = logging.getLogger(__name__)
 
 _TASK = "reconcile now"
 
@@ -101,7 +101,10 @@ class _Run:
             self._state["error"] = str(error)
         except Exception as error:
             self._state["error"] = type(error).__name__
-            _logger.exception("%s: a reconciliation failed", self._inbox.source)
+            source = self._inbox.source
+            RECONCILE.error(
+                "%s: a reconciliation failed\n%s", source, trace(error), extra=about(source)
+            )
         else:
             self._state |= {"part": 1.0, "result": asdict(found)}
         self._say(until=0.0)
@@ -122,7 +125,10 @@ class _Run:
                 lambda connection: _note(connection, self._inbox, self._state, until)
             )
         except InboxUnavailable as error:
-            _logger.warning("%s: cannot say how far it is: %s", self._inbox.source, error)
+            source = self._inbox.source
+            RECONCILE.warning(
+                "%s: cannot say how far it is: %s", source, error, extra=about(source)
+            )
 
 
 def _note(connection: Any, inbox: BoundInbox, state: dict[str, Any], until: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import sqlite3
@@ -32,6 +31,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import InboxUnavailable
 from ..escaping import printable
+from ..log import INBOX
+from ..log import about
 from .dialects import DIALECTS
 from .dialects import Dialect
 from .dialects import dialect_of
@@ -39,8 +40,6 @@ from .dialects import is_in_memory
 from .migrations import WrongVersion
 from .migrations import check_version
 from .migrations import migrate
-
-_logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 30
 """Seconds."""
@@ -216,7 +215,7 @@ class Database:
         try:
             yield
         except (WrongDatabase, WrongVersion) as error:
-            _logger.error("%s", error)
+            INBOX.error("the inbox's database cannot be used: %s", error, extra=about(None))
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             # Only the first line: what PostgreSQL writes below it can hold values.
@@ -224,7 +223,9 @@ class Database:
             if time.monotonic() >= ends:
                 reason = f"no answer within {self._timeout:g} s ({reason})"
             name = type(error).__name__
-            _logger.error("the inbox's database failed: %s: %s", name, printable(reason))
+            INBOX.error(
+                "the inbox's database failed: %s: %s", name, printable(reason), extra=about(None)
+            )
             raise InboxUnavailable(
                 "The delivery report cannot be stored at the moment; send it again later.",
                 headers={"Retry-After": str(RETRY_AFTER)},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 
 from ..dispatch import Turns
 from ..errors import InboxUnavailable
+from ..log import DELIVERY
+from ..log import INBOX
+from ..log import about
 from ..models import DeliveryReport
 from ..models import MessageReport
 from ..observation import message_attempted
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
     from .inbox import BoundInbox
     from .session import Turn
-
-_logger = logging.getLogger(__name__)
 
 #: How many new messages are claimed together, at most.
 BATCH = 500
@@ -316,7 +317,10 @@ class _Keeper:
                 except InboxUnavailable:
                     pass  # logged, and tried again
                 except Exception:
-                    _logger.exception("%s: what is claimed could not be kept", batch.inbox.source)
+                    source = batch.inbox.source
+                    INBOX.exception(
+                        "%s: what is claimed could not be kept", source, extra=about(source)
+                    )
             del batches
 
 
@@ -413,13 +417,21 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
                 inbox.breaker.note(name, failed=name in errors)
     except Exception as error:  # of the host's teardown functions
         errors[""] = error
-    for other in turns.failures:  # of teardown functions after a failure
+    for _, other in turns.failures:  # of teardown functions after a failure
         if other not in errors.values() and not isinstance(other, RetryLater | Discard):
             errors[""] = other
     had_by = current.had_by if undoes_note else _noted(inbox, current.had_by)
     if is_marked and errors:  # of teardown functions, after the last one has had it
-        for failure in errors.values():
-            _logger.error("%s: after message %d was done\n%s", inbox.source, row.id, trace(failure))
+        for name, failure in errors.items():
+            DELIVERY.error(
+                "%s: after message %d was done\n%s",
+                inbox.source,
+                row.id,
+                trace(failure),
+                extra=about(
+                    inbox.source, message=row.id, subscriber=name, attempt=row.attempts + 1
+                ),
+            )
     elif errors:
         outcome = failed(inbox, row, message, report, errors, had_by)
         return replace(outcome, undoes_note=undoes_note)
@@ -485,11 +497,12 @@ def _noted(inbox: BoundInbox, had_by: tuple[str, ...]) -> tuple[str, ...] | None
 
 
 def _warn_of_lost(inbox: BoundInbox, row: Claimed) -> None:
-    _logger.warning(
+    DELIVERY.warning(
         "%s: the claim of message %d had ended before its outcome was marked; it may have been"
         " taken for left by a dead process, and dispatched again",
         inbox.source,
         row.id,
+        extra=about(inbox.source, message=row.id, attempt=row.attempts + 1),
     )
 
 
@@ -532,7 +545,7 @@ def failed(
         outcome = replace(outcome, state=State.WAITING, due_at=now + delay)
         next_one = f"the next one in {delay:.0f} s"
     bulk, to = report.bulk_id, message.to if message else None
-    _logger.error(
+    DELIVERY.error(
         "%s: message %d (bulk %s, to ***%s) failed at %s, attempt %d of %d, %s: %s%s",
         inbox.source,
         row.id,
@@ -544,6 +557,7 @@ def failed(
         next_one,
         text,
         "".join(f"\n{where}" for _, where in traces),
+        extra=about(inbox.source, message=row.id, subscriber=name, attempt=attempts),
     )
     return outcome
 
@@ -577,8 +591,24 @@ def tell_of_dead(
             source=inbox.source,
             id=outcome.message.id,
         )
-        for error in turns.failures:
-            _logger.error("%s: a subscriber raised\n%s", inbox.source, trace(error))
+        log_raised(inbox, turns.failures, message=outcome.message.id, attempt=outcome.attempts)
+
+
+def log_raised(
+    inbox: BoundInbox,
+    failures: Iterable[tuple[str, Exception]],
+    *,
+    message: int | None = None,
+    attempt: int | None = None,
+) -> None:
+    """Log what subscribers raised whose turn it was but once."""
+    for name, error in failures:
+        DELIVERY.error(
+            "%s: a subscriber raised\n%s",
+            inbox.source,
+            trace(error),
+            extra=about(inbox.source, message=message, subscriber=name, attempt=attempt),
+        )
 
 
 def _first_traces(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -31,6 +30,10 @@ from ..dispatch import dispatch_envelope
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
 from ..errors import MalformedBody
+from ..log import CALLBACK
+from ..log import DELIVERY
+from ..log import INBOX
+from ..log import about
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
@@ -82,8 +85,6 @@ from .workers import Worker
 if TYPE_CHECKING:
     from .session import HostDatabase
     from .session import HostSession
-
-_logger = logging.getLogger(__name__)
 
 # More than anybody waits or tries, and less than a database takes for a number of milliseconds.
 _LARGEST = 1_000_000
@@ -901,7 +902,9 @@ class BoundInbox:
         """
 
         def tell() -> None:
-            self._log(dispatch_envelope(self.app, loaded[0], invalid, self.transaction))
+            # The callback is taken whatever they do.
+            failures = dispatch_envelope(self.app, loaded[0], invalid, self.transaction)
+            delivery.log_raised(self, failures)
 
         if self.options.eager:
             end = time.monotonic() + self.options.eager_seconds
@@ -915,11 +918,12 @@ class BoundInbox:
             try:
                 self.options.enqueue(self.source, [row.id for row in rows])
             except Exception as error:
-                _logger.warning(
+                INBOX.warning(
                     "%s: the broker failed (%s); %d messages wait for a worker or a sweep",
                     self.source,
                     type(error).__name__,
                     len(rows),
+                    extra=about(self.source),
                 )
 
     def _load(self, callback_id: int) -> Loaded:
@@ -938,7 +942,12 @@ class BoundInbox:
         try:
             report = read(self._registration, envelope).report
         except Exception as error:  # a host's schema can raise anything
-            _logger.error("%s: a stored callback is refused\n%s", self.source, trace(error))
+            CALLBACK.error(
+                "%s: a stored callback is refused\n%s",
+                self.source,
+                trace(error),
+                extra=about(self.source),
+            )
             report = DeliveryReport(messages=())
         found = by_stored_key(envelope, report)
         self._latest.value = (callback_id, (report, found))
@@ -948,7 +957,13 @@ class BoundInbox:
         """Tell of a message that was dead before it could be tried again."""
         report, message_by_key = self._load(row.callback_id)
         outcome = messages.Outcome(row, State.DEAD, row.attempts, error=messages.LOST)
-        _logger.error("%s: message %d is dead: %s", self.source, row.id, messages.LOST)
+        DELIVERY.error(
+            "%s: message %d is dead: %s",
+            self.source,
+            row.id,
+            messages.LOST,
+            extra=about(self.source, message=row.id, attempt=row.attempts),
+        )
         delivery.tell_of_attempt(self, outcome, report)
         delivery.tell_of_dead(self, outcome, message_by_key.get(row.key), report)
 
@@ -959,11 +974,6 @@ class BoundInbox:
             count = self.database.run(partial(action, source=self.source, limit=_PIECE))
             total += count
         return total
-
-    def _log(self, failures: Iterable[Exception]) -> None:
-        """What subscribers raised after the commit, when the callback is taken whatever they do."""
-        for error in failures:
-            _logger.error("%s: a subscriber raised\n%s", self.source, trace(error))
 
 
 def bound_inboxes(app: Flask) -> list[BoundInbox]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from sqlalchemy import delete
 from sqlalchemy import func
 from sqlalchemy import select
 
+from ..log import INBOX
+from ..log import about
 from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import InvalidDetail
@@ -31,8 +32,6 @@ from .dialects import insert_rows
 from .dialects import remove as remove_chosen
 from .tables import callbacks
 from .tables import quarantine
-
-_logger = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 1024  # what a quarantined callback takes besides its body, roughly
 
@@ -123,7 +122,12 @@ def bound(connection: Connection, source: str, oldest: float, limit: int) -> Non
     ids = among(connection, quarantine.c.callback_id, dropped)
     connection.execute(delete(quarantine).where(ids))
     delete_orphans(connection, dropped)
-    _logger.warning("%s: quarantine is full; %d of its oldest dropped", source, len(dropped))
+    INBOX.warning(
+        "%s: quarantine is full; %d of its oldest dropped",
+        source,
+        len(dropped),
+        extra=about(source),
+    )
 
 
 def among_keys(connection: Connection, keys: Collection[str]) -> set[str]:

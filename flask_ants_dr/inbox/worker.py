@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from threading import Thread
 
 from ..errors import InboxUnavailable
 from ..errors import MessageLogsError
+from ..log import RECONCILE
+from ..log import WORKER
+from ..log import about
 from . import reconcile as reconciling
 from .inbox import BoundInbox
 from .workers import SEEN
 from .workers import SignOfLife
-
-_logger = logging.getLogger(__name__)
 
 _JOINED = 0.1  # seconds
 _MENDED = 5.0  # seconds between looks whether Message Logs are to be asked
@@ -70,7 +70,11 @@ def work(
                 except InboxUnavailable:
                     if once:
                         raise
-                    _logger.warning("%s: the database failed; trying again", inbox.source)
+                    WORKER.warning(
+                        "%s: the database failed; trying again",
+                        inbox.source,
+                        extra=about(inbox.source),
+                    )
             done(count)
             if not count:
                 if once:
@@ -148,13 +152,21 @@ def reconcile_all(
         try:
             found = inbox.reconcile(every=every, stop=stop)
         except MessageLogsError as error:
-            _logger.warning("%s: %s", inbox.source, error)
+            RECONCILE.warning(
+                "%s: Message Logs were not asked: %s",
+                inbox.source,
+                error,
+                extra=about(inbox.source),
+            )
         except InboxUnavailable:
-            _logger.warning("%s: the database failed; trying again", inbox.source)
+            RECONCILE.warning(
+                "%s: the database failed; trying again", inbox.source, extra=about(inbox.source)
+            )
         else:
             if found.mended:
-                _logger.warning(
+                RECONCILE.warning(
                     "%s: Message Logs had the final states of %d messages that no callback brought",
                     inbox.source,
                     found.mended,
+                    extra=about(inbox.source),
                 )
