@@ -11,11 +11,14 @@ from flask import g
 from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
+from ..escaping import printable
 from ..log import CONSOLE
 from ..log import about
 
 Access = Callable[[], object]
 """Answers ``True`` (in), ``False`` (refused) or a response, such as a redirect to a login."""
+
+_CHARACTERS = 200  # of an identifier, in the log
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -47,12 +50,12 @@ def loopback_only() -> bool:
     return True
 
 
-def answer(access: Access) -> AnyResponse | None:
+def answer(access: Access | None) -> AnyResponse | None:
     """What a request gets in place of a page; ``None`` where it is let in.
 
     :raises Forbidden: it is refused.
     """
-    answered = access()
+    answered = access() if access else False
     if isinstance(answered, AnyResponse):
         return answered
     # Nothing else is let in: a function that forgets to answer must not open the page.
@@ -77,9 +80,10 @@ def note_asked(what: str, source: str, id: int | str) -> None:
 
     A host's ``access`` names them in ``flask.g.ants_dr_user``; otherwise it is their address.
     """
-    who = g.get("ants_dr_user") or request.remote_addr
+    who = printable(str(g.get("ants_dr_user") or request.remote_addr))
+    said = printable(str(id))[:_CHARACTERS]
     # A warning, because a host that has set up no logging is to find it, too.
-    CONSOLE.warning("%s: %s asked for %s %s", source, who, what, id, extra=about(source))
+    CONSOLE.warning("%s: %s asked for %s %s", source, who, what, said, extra=about(source))
 
 
 def _is_from_another_site() -> bool:

@@ -106,9 +106,7 @@ class Console(Blueprint):
 
     def _admit(self) -> AnyResponse | None:
         endpoint = (request.endpoint or "").rpartition(".")[2]
-        if endpoint in _OPEN or self.access is None:
-            return None
-        return access_.answer(self.access)
+        return None if endpoint in _OPEN else access_.answer(self.access)
 
 
 def _check(setup: BlueprintSetupState) -> None:

@@ -9,6 +9,7 @@ from ..inbox import BoundInbox
 from ..inbox import Entry
 from ..inbox import Ledger
 from ..inbox import Report
+from . import tables
 from .access import note_asked
 from .page import current_inbox
 from .page import render
@@ -16,6 +17,21 @@ from .page import render
 _DIGITS = 4
 _ENTRIES = 1000
 """Of one identifier: a sender may give the same one to all messages of a bulk."""
+
+REPORT_COLUMNS: tables.Columns = {
+    "id": lambda report: report.id,
+    "message": lambda report: report.message and report.message.message_id,
+    "to": lambda report: (
+        report.message and report.message.to and f"***{last_digits(report.message.to)}"
+    ),
+    "bulk": lambda report: report.bulk_id,
+    "received": lambda report: report.received_at,
+    "attempts": lambda report: report.attempts,
+    "given_up": lambda report: report.finished_at,
+    "next_attempt": lambda report: report.due_at,
+    "error": lambda report: report.failures[-1].error if report.failures else "",
+}
+"""What a CSV has of a report."""
 
 
 def show(*, has_texts: bool = False) -> str:

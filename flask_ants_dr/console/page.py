@@ -21,8 +21,8 @@ from ..inbox import bound_inboxes
 from ..inbox import reconcile
 from . import language
 
-# What an address has that is not of what the page shows.
-_PASSING = ("cursor", "format", "notice", "count", "language")
+# What an address has that is of the moment, and a name that url_for() has for itself.
+_PASSING = {"cursor", "format", "notice", "count", "language", "endpoint"}
 
 
 def inboxes() -> list[BoundInbox]:
@@ -64,14 +64,13 @@ def here(**changes: Any) -> str:
 
     A page of a list, a notice and the like are of the moment, and stay behind.
     """
-    kept = {name: value for name, value in request.args.items() if name not in _PASSING}
-    return url_for(request.endpoint or ".search", **(kept | changes))
+    return url_for(request.endpoint or ".search", **(_filters() | changes))
 
 
 def back(endpoint: str, notice: str, count: int | None = None, **changes: Any) -> AnyResponse:
     """To a page, with the filters that the form's address had, to say what has been done."""
-    kept = {name: value for name, value in request.args.items() if name not in _PASSING}
-    return redirect(url_for(endpoint, **(kept | changes), notice=notice, count=count), 303)
+    address = url_for(endpoint, **(_filters() | changes), notice=notice, count=count)
+    return redirect(address, 303)
 
 
 def form_id(name: str) -> int | None:
@@ -104,6 +103,16 @@ def refused(error: HTTPException) -> tuple[str, int]:
 
 def unavailable(error: InboxUnavailable) -> tuple[str, int, dict[str, str]]:
     return render("error.html", error=None, status=503), 503, {"Retry-After": "10"}
+
+
+def _filters() -> dict[str, Any]:
+    """What the address says of what the page shows."""
+    # Some names mean something to url_for(): with _scheme a link could lead anywhere.
+    return {
+        name: value
+        for name, value in request.args.items()
+        if name not in _PASSING and not name.startswith("_")
+    }
 
 
 def _navigation() -> dict[str, Any]:

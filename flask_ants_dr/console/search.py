@@ -16,6 +16,7 @@ from ..inbox import Ledger
 from ..inbox.phones import international
 from ..models import DeliveryState
 from . import tables
+from .message import REPORT_COLUMNS
 from .message import duration
 from .message import find_entry
 from .message import last_digits
@@ -117,10 +118,12 @@ def _filters(ledger: Ledger) -> dict[str, Any] | None:
     return filters
 
 
-def _of_bulk(inbox: BoundInbox) -> str:
+def _of_bulk(inbox: BoundInbox) -> str | AnyResponse:
     """Without a ledger: the stored reports of a bulk."""
     bulk = request.args.get("bulk")
     fetch = partial(inbox.of_bulk, bulk or "")
+    if tables.wants_csv():
+        return tables.as_csv("reports", tables.every(fetch) if bulk else (), REPORT_COLUMNS)
     return _render(tables.page(fetch) if bulk else _NOTHING, is_filtered=bool(bulk))
 
 

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import State
 from . import tables
+from .message import REPORT_COLUMNS
 from .message import last_digits
 from .page import back
 from .page import current_inbox
@@ -31,19 +32,6 @@ _COLUMNS: tables.Columns = {
     "last": lambda trouble: trouble.latest,
     "next_attempt": lambda trouble: trouble.next_attempt,
 }
-_COLUMNS_OF_GROUP: tables.Columns = {
-    "id": lambda report: report.id,
-    "message": lambda report: report.message and report.message.message_id,
-    "to": lambda report: (
-        report.message and report.message.to and f"***{last_digits(report.message.to)}"
-    ),
-    "bulk": lambda report: report.bulk_id,
-    "received": lambda report: report.received_at,
-    "attempts": lambda report: report.attempts,
-    "given_up": lambda report: report.finished_at,
-    "next_attempt": lambda report: report.due_at,
-    "error": lambda report: report.failures[-1].error if report.failures else "",
-}
 
 
 def show() -> str | AnyResponse:
@@ -62,7 +50,7 @@ def show_group() -> str | AnyResponse:
     inbox, group = current_inbox(), _group(request.args)
     fetch = partial(inbox.failed, **group)
     if tables.wants_csv():
-        return tables.as_csv("failed", tables.every(fetch), _COLUMNS_OF_GROUP)
+        return tables.as_csv("failed", tables.every(fetch), REPORT_COLUMNS)
     return render(
         "failed.html",
         page=tables.page(fetch, _ROWS),

@@ -334,6 +334,12 @@ def test_a_cursor_that_is_none(browser: Browser) -> None:
         assert browser.get(path).status_code == 400
 
 
+def test_an_address_cannot_say_where_links_lead(browser: Browser) -> None:
+    html = browser.get("now?_external=1&_scheme=javascript&_anchor=x&endpoint=y&range=24h").text
+    assert "javascript:" not in html
+    assert re.search(r'href="/ants-dr/now\?range=24h&amp;language=th"', html)
+
+
 def test_without_a_ledger_a_bulk_is_found(tmp_path: Path) -> None:
     app = make_host(tmp_path, ledger=False)
     browser = Browser(app)
@@ -345,6 +351,8 @@ def test_without_a_ledger_a_bulk_is_found(tmp_path: Path) -> None:
     (link,) = re.findall(r"href=\"(/ants-dr/message[^\"]*)\"", html)
     assert "What happened" in browser.client.get(link.replace("&amp;", "&")).text
     assert "keeps no ledger" in browser.get("overdue").text
+    (row,) = rows_of(browser.get("?bulk=b&format=csv"))
+    assert row["message"] == "one"
 
 
 # One message
@@ -369,6 +377,16 @@ def test_a_text_is_shown_when_asked_for_and_the_log_says_by_whom(
     caplog.clear()
     assert TEXT in browser.post("message?id=one&end=5678").text
     assert caplog.messages == ["ants_dr: 127.0.0.1 asked for the texts of message one"]
+
+
+def test_an_identifier_makes_no_lines_of_its_own_in_the_log(
+    app: Flask, browser: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    Ants(app.test_client()).post(callback(detail(messageId="a\nERROR b", to=NUMBER, text=TEXT)))
+    caplog.clear()
+    assert browser.post("message?id=a%0AERROR%20b&end=5678").status_code == 200
+    (line,) = caplog.messages
+    assert "\n" not in line
 
 
 def test_access_can_name_who_asks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -613,6 +631,22 @@ def test_a_csv_has_more_than_a_page(app: Flask, browser: Browser) -> None:
     Ants(app.test_client()).post(many(1200, to=NUMBER))
     rows = rows_of(browser.get("?bulk=b&format=csv"))
     assert {row["message"] for row in rows} == {f"m{number}" for number in range(1200)}
+
+
+# Each database
+
+
+def test_each_page_on_each_database(make_inbox_app: Callable[..., Flask]) -> None:
+    app = make_inbox_app(ledger=True)
+    app.register_blueprint(Console(access=loopback_only))
+    ants, browser = Ants(app.test_client()), Browser(app)
+    ants.post(many(60, to=NUMBER))
+    ants.post(b"{")
+    for path in (*PAGES, "message?id=m1&end=5678", "quarantine/entry?id=1"):
+        assert browser.get(path).status_code == 200, path
+    for path in ("", "now", "needs-you", "quarantine", "figures", "overdue"):
+        rows_of(browser.get(f"{path}?format=csv"))
+    assert len(rows_of(browser.get("?bulk=b&format=csv"))) == 60
 
 
 # Several inboxes, prefixes, streams

@@ -171,6 +171,29 @@ def test_no_cursor(cursor: str, make_inbox_app: MakeApp) -> None:
             read(cursor=cursor)
 
 
+@pytest.mark.parametrize("state", [State.DEAD, State.WAITING])
+def test_the_messages_that_failed_in_pages(make_inbox_app: MakeApp, state: State) -> None:
+    app = make_failing(make_inbox_app, max_attempts=1 if state is State.DEAD else 9)
+    inbox = bound_inbox(app)
+    (_, odd) = inbox.troubles()
+    assert odd.state is state
+    found = []
+    cursor = None
+    while page := inbox.failed(
+        1, state=state, failed_by=odd.failed_by, error_key=odd.error_key, cursor=cursor
+    ):
+        found += page
+        cursor = page[-1].cursor
+    assert {one.message and one.message.message_id for one in found} == {"1", "3"}
+    assert len(found) == 2
+    for one in found:
+        assert one.state is state
+        assert [failure.error for failure in one.failures] == ["LookupError: no order for None"]
+    other = State.WAITING if state is State.DEAD else State.DEAD
+    assert inbox.failed(state=other) == []
+    assert len(inbox.failed(state=state)) == 5
+
+
 def test_the_history_of_a_message(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(backoff=0.0, max_attempts=12)
     fails_first = True
