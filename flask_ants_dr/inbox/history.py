@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy import func
 from sqlalchemy import select
 
+from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import MessageReport
 from ..receive import read
@@ -137,13 +139,13 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
     envelopes = callbacks.loaded(connection, sorted({one.callback_id for one in stored}))
     keys = {failure.error_key or "" for one in stored for failure in one.failures}
     where = troubles.traces(connection, inbox.source, keys)
-    read_messages = {id: _read(inbox, envelope) for id, envelope in envelopes.items()}
+    said = {id: _read(inbox, envelope) for id, envelope in envelopes.items()}
     bulks = callbacks.bulks(connection, list(envelopes))
     return [
         Report(
             id=one.id,
             callback_id=one.callback_id,
-            message=read_messages[one.callback_id].get(one.key),
+            message=_message(envelopes[one.callback_id], said[one.callback_id], one),
             received_at=envelopes[one.callback_id].received_at,
             bulk_id=bulks.get(one.callback_id),
             state=one.state,
@@ -168,15 +170,26 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
     ]
 
 
-def _read(inbox: BoundInbox, envelope: Envelope) -> dict[str, MessageReport]:
-    """The messages of a stored callback, by their keys."""
+def _read(inbox: BoundInbox, envelope: Envelope) -> DeliveryReport | None:
+    """What a stored callback says; ``None`` where it is erased, or no longer read."""
     if not envelope.body:
-        return {}
+        return None
     try:
-        report = read(registrations(inbox.app)[inbox.source], envelope).report
+        return read(registrations(inbox.app)[inbox.source], envelope).report
     except Exception:  # a host's schema can raise anything
-        return {}
-    return callbacks.by_stored_key(envelope, report)
+        return None
+
+
+def _message(
+    envelope: Envelope, report: DeliveryReport | None, stored: Stored
+) -> MessageReport | None:
+    if report is None:
+        return None
+    # The keys of all messages would take longer than to read them.
+    there = replace(report, messages=report.messages[stored.position : stored.position + 1])
+    found = callbacks.by_stored_key(envelope, there).get(stored.key)
+    # Behind a message that is in its callback twice, all have another place.
+    return found or callbacks.by_stored_key(envelope, report).get(stored.key)
 
 
 def _moment(seconds: float) -> datetime:

@@ -130,6 +130,7 @@ class Stored:
     id: int
     callback_id: int
     key: str
+    position: int
     state: State
     attempts: int
     due_at: float
@@ -484,6 +485,7 @@ def _stored(
             id=row.id,
             callback_id=row.callback_id,
             key=row.key,
+            position=row.position,
             state=State(row.state),
             attempts=row.attempts,
             due_at=row.due_at,

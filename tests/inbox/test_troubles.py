@@ -327,3 +327,11 @@ def test_where_errors_were_raised_is_forgotten_with_their_messages(
     inbox.discard(error_key=inbox.troubles()[0].error_key)
     inbox.retain()
     assert query(app, "SELECT count(*) FROM ants_dr_errors") == 1
+
+
+def test_the_reports_of_a_callback_that_has_a_message_twice(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    twice = callback(*(detail(messageId=id) for id in ("1", "1", "2", "3")))
+    Ants(app.test_client()).post(twice)
+    found = [one.message and one.message.message_id for one in bound_inbox(app).of_bulk("b")]
+    assert found == ["1", "2", "3"]
