@@ -333,5 +333,5 @@ def test_the_reports_of_a_callback_that_has_a_message_twice(make_inbox_app: Make
     app = make_inbox_app()
     twice = callback(*(detail(messageId=id) for id in ("1", "1", "2", "3")))
     Ants(app.test_client()).post(twice)
-    found = [one.message and one.message.message_id for one in bound_inbox(app).of_bulk("b")]
-    assert found == ["1", "2", "3"]
+    found = [str(one.message and one.message.message_id) for one in bound_inbox(app).of_bulk("b")]
+    assert sorted(found) == ["1", "2", "3"]
