@@ -64,7 +64,7 @@ nitpick_ignore_regex += [
         r"py:.*",
         r"Any|FlaskClient|HostSession|Schema|tzinfo|bool|bytes|float|int|str|dict|list|tuple|property|type",
     ),
-    (r"py:.*", r"\w+(Error|Interrupt)|Exception(Group)?"),
+    (r"py:.*", r"\w+(Error|Interrupt)|Exception(Group)?|Forbidden"),
 ]
 
 

@@ -75,7 +75,7 @@ class Console(Blueprint):
         self,
         name: str = "ants_dr_console",
         *,
-        access: access_.Access | None = None,
+        access: Callable[[], object] | None = None,
         streams: int = 2,
         url_prefix: str = "/ants-dr",
         **blueprint_options: Any,
