@@ -38,12 +38,17 @@ from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import State
 from flask_ants_dr.inbox import bound_inboxes
+from flask_ants_dr.inbox.callbacks import by_key
 from flask_ants_dr.inbox.callbacks import message_key
 from flask_ants_dr.inbox.tables import callback_counts
 from flask_ants_dr.inbox.tables import callbacks
 from flask_ants_dr.inbox.tables import ledger
 from flask_ants_dr.inbox.tables import message_counts
 from flask_ants_dr.inbox.tables import messages
+from flask_ants_dr.models import DeliveryReport
+from flask_ants_dr.models import Envelope
+from flask_ants_dr.models import MessageReport
+from flask_ants_dr.models import Status
 
 _BATCH = 500
 _ROUNDS = 7
@@ -63,7 +68,7 @@ def _callback(connection: Connection, first: int, count: int) -> None:
     now = time.time()
     at = now - _DAYS * 86_400 * (1 - first / count)
     bulk, numbers = f"bulk-{first}", range(first, first + _BATCH)
-    details = [
+    details: list[dict[str, Any]] = [
         {"messageId": f"m{n}", "to": f"668{n:08}", "status": {"name": "DELIVERED"}} for n in numbers
     ]
     row = {
@@ -75,6 +80,24 @@ def _callback(connection: Connection, first: int, count: int) -> None:
         "received_at": at,
         "bulk_id": bulk,
     }
+    said = DeliveryReport(
+        bulk_id=bulk,
+        messages=tuple(
+            MessageReport(
+                message_id=one["messageId"], to=one["to"], status=Status(name="DELIVERED")
+            )
+            for one in details
+        ),
+    )
+    envelope = Envelope(
+        source="ants_dr",
+        content_type="application/json",
+        url_variables={},
+        query={},
+        received_at=datetime.fromtimestamp(at, UTC),
+        body=b"",
+    )
+    keys = list(by_key(envelope, said))
     result = connection.execute(insert(callbacks).values(row))
     (callback_id,) = result.inserted_primary_key or (0,)
 
@@ -98,7 +121,7 @@ def _callback(connection: Connection, first: int, count: int) -> None:
             | {
                 "callback_id": callback_id,
                 "source": "ants_dr",
-                "key": uuid.uuid4().hex,
+                "key": keys[n - first],
                 "status_key": message_key("ants_dr", f"m{n}", f"668{n:08}") + "0" * 16,
                 "position": n - first,
                 "attempts": 0,

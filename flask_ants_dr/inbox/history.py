@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
@@ -14,7 +15,6 @@ from sqlalchemy import Connection
 from sqlalchemy import func
 from sqlalchemy import select
 
-from ..models import DeliveryReport
 from ..models import Envelope
 from ..models import MessageReport
 from ..receive import read
@@ -136,16 +136,21 @@ def version(connection: Connection, source: str) -> str:
 
 
 def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]) -> list[Report]:
-    envelopes = callbacks.loaded(connection, sorted({one.callback_id for one in stored}))
+    by_callback: dict[int, list[Stored]] = defaultdict(list)
+    for one in stored:
+        by_callback[one.callback_id].append(one)
+    envelopes = callbacks.loaded(connection, sorted(by_callback))
+    said: dict[int, MessageReport] = {}
+    for callback_id, envelope in envelopes.items():
+        said |= _messages(inbox, envelope, by_callback[callback_id])
     keys = {failure.error_key or "" for one in stored for failure in one.failures}
     where = troubles.traces(connection, inbox.source, keys)
-    said = {id: _read(inbox, envelope) for id, envelope in envelopes.items()}
     bulks = callbacks.bulks(connection, list(envelopes))
     return [
         Report(
             id=one.id,
             callback_id=one.callback_id,
-            message=_message(envelopes[one.callback_id], said[one.callback_id], one),
+            message=said.get(one.id),
             received_at=envelopes[one.callback_id].received_at,
             bulk_id=bulks.get(one.callback_id),
             state=one.state,
@@ -170,26 +175,24 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
     ]
 
 
-def _read(inbox: BoundInbox, envelope: Envelope) -> DeliveryReport | None:
-    """What a stored callback says; ``None`` where it is erased, or no longer read."""
+def _messages(
+    inbox: BoundInbox, envelope: Envelope, stored: Sequence[Stored]
+) -> dict[int, MessageReport]:
+    """What a callback says of those of its messages, by their ids; nothing where it is erased."""
     if not envelope.body:
-        return None
+        return {}
     try:
-        return read(registrations(inbox.app)[inbox.source], envelope).report
+        report = read(registrations(inbox.app)[inbox.source], envelope).report
     except Exception:  # a host's schema can raise anything
-        return None
-
-
-def _message(
-    envelope: Envelope, report: DeliveryReport | None, stored: Stored
-) -> MessageReport | None:
-    if report is None:
-        return None
+        return {}
     # The keys of all messages would take longer than to read them.
-    there = replace(report, messages=report.messages[stored.position : stored.position + 1])
-    found = callbacks.by_stored_key(envelope, there).get(stored.key)
-    # Behind a message that is in its callback twice, all have another place.
-    return found or callbacks.by_stored_key(envelope, report).get(stored.key)
+    places = [one.position for one in stored if one.position < len(report.messages)]
+    there = replace(report, messages=tuple(report.messages[place] for place in places))
+    by_key = callbacks.by_stored_key(envelope, there)
+    if not all(one.key in by_key for one in stored):
+        # Behind a message that is in its callback twice, all have another place.
+        by_key = callbacks.by_stored_key(envelope, report)
+    return {one.id: by_key[one.key] for one in stored if one.key in by_key}
 
 
 def _moment(seconds: float) -> datetime:
