@@ -135,6 +135,7 @@ class Stored:
     due_at: float
     finished_at: float | None
     had_by: tuple[str, ...]
+    failed_by: str | None
     failures: tuple[Failure, ...]
     is_erased: bool
     cursor: str
@@ -489,6 +490,7 @@ def _stored(
             due_at=row.due_at,
             finished_at=row.finished_at,
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
+            failed_by=row.failed_by,
             failures=_failures(row.failures),
             is_erased=row.erased_at is not None,
             cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
@@ -527,15 +529,15 @@ def discard(
 ) -> int:
     """Be done with messages that failed, without another attempt; at most ``limit`` of them.
 
+    What failed stays with them: so they are told from those that all subscribers have had.
+
     :param state: those that are dead, or that wait.
     """
     failed = is_dead if state is State.DEAD else is_retry
     values = {
         "state": State.DONE,
         "finished_at": now,
-        "failed_by": None,
-        "error": None,
-        "error_key": None,
+        "failed_by": func.coalesce(messages.c.failed_by, ""),  # its process may have died
     }
     return _change(connection, source, failed, chosen, limit, values)
 
@@ -558,7 +560,13 @@ def redeliver(
 
     Those whose body is erased are passed over.
     """
-    values = {**_from_the_beginning(now), "had_by": None}
+    values = {
+        **_from_the_beginning(now),
+        "had_by": None,
+        "failed_by": None,
+        "error": None,
+        "error_key": None,
+    }
     chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased).limit(limit)
     rows = connection.execute(chosen).all()
     # What is erased meanwhile is not to be read.
@@ -638,7 +646,6 @@ def erase(connection: Connection, ids: Sequence[int], now: float) -> None:
     values = {
         "state": State.DONE,
         "erased_at": now,
-        "failed_by": None,
         "error": None,
         "error_key": None,
         "failures": None,

@@ -22,6 +22,7 @@ from flask import g
 from flask import redirect
 from flask.testing import FlaskClient
 from jinja2.ext import babel_extract
+from markupsafe import escape
 from werkzeug.test import TestResponse
 
 import flask_ants_dr.console
@@ -473,6 +474,16 @@ def test_discard_of_one_and_of_all(app: Flask, browser: Browser, group: dict[str
     assert counts(app) == {"pending": 0, "done": 1, "dead": 2}
     assert "2 messages were discarded" in browser.post("needs-you/discard", **group).text
     assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+
+
+def test_what_was_discarded_is_said_of_the_message(
+    app: Flask, browser: Browser, group: dict[str, Any]
+) -> None:
+    browser.post("needs-you/discard", **group)
+    html = browser.get("message?id=fail0&end=5678").text
+    assert "Discarded" in html
+    assert f"<code>{escape(group['failed_by'])}</code> has not had it" in html
+    assert "All subscribers have had it" not in html
 
 
 @pytest.mark.parametrize("form", [{}, {"state": "done", "failed_by": "", "error_key": ""}])

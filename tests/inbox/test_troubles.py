@@ -131,6 +131,42 @@ def test_one_group_is_discarded(make_inbox_app: MakeApp) -> None:
     assert inbox.status()["dead"] == 1
 
 
+@pytest.mark.parametrize("max_attempts", [1, 9])
+def test_what_was_discarded_is_told_from_what_all_have_had(
+    make_inbox_app: MakeApp, max_attempts: int
+) -> None:
+    app = make_failing(make_inbox_app, messages=1, max_attempts=max_attempts)
+    inbox = bound_inbox(app)
+    (trouble,) = inbox.troubles()
+    assert inbox.discard(state=trouble.state) == 1
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.DONE, trouble.failed_by)
+    assert report.had_by == (f"{__name__}.works",)
+    assert inbox.troubles() == inbox.status()["retrying"] == []
+    message_reported.disconnect(fails, sender=app)
+    assert inbox.redeliver([report.id]).pending == 1
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.WAITING, None)
+    drain(app)
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.DONE, None)
+
+
+def test_what_its_process_did_not_survive_can_be_discarded(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, max_attempts=1)
+    Ants(app.test_client()).post(some(1))
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE ants_dr_messages SET state = 'claimed', attempts = 1, due_at = 1"
+        )
+    inbox.take()
+    assert [one.failed_by for one in inbox.troubles()] == [""]
+    assert inbox.discard() == 1
+    (report,) = inbox.history("0", None)
+    assert report.failed_by == ""
+
+
 def test_what_waits_is_hastened_or_discarded(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(backoff=3600.0)
     message_reported.connect(fails, sender=app)
