@@ -308,6 +308,18 @@ def test_nothing_is_found_and_it_says_what_to_do(browser: Browser, typed: str) -
     assert "<b>" not in response.text
 
 
+@pytest.mark.parametrize("typed", ["5678", "1234567", "+66 5678", "(081) 234-5"])
+def test_a_part_of_a_number_is_not_enough(app: Flask, browser: Browser, typed: str) -> None:
+    Ants(app.test_client()).post(callback(detail(messageId="one", to=NUMBER)))
+    html = browser.post("", q=typed).text
+    assert "Type the whole number" in html
+    assert "No message to" not in html
+    for whole in ("0999999999", "+66 99 999 9999"):
+        html = browser.post("", q=whole).text
+        assert "No message to" in html
+        assert "expect()" not in html
+
+
 def test_state_is_a_filter_in_the_address(app: Flask, browser: Browser) -> None:
     ants = Ants(app.test_client())
     ants.post(callback(detail(messageId="d1", to=NUMBER)))
