@@ -82,10 +82,11 @@ def _act(notice: str) -> AnyResponse:
     inbox, group, id = current_inbox(), _group(request.form), form_id("id")
     action = inbox.retry if notice == "retried" else inbox.discard
     count = action(None if id is None else [id], **group)
+    of = request.form.get("message") if id is not None else None
     # A group that is gone is no page to come back to.
     if id is not None and inbox.failed(limit=1, **group):
-        return back(".failed", notice, count, **group)
-    return back(".troubles", notice, count)
+        return back(".failed", notice, count, of=of, **group)
+    return back(".troubles", notice, count, of=of)
 
 
 def _group(said: Any) -> dict[str, Any]:

@@ -559,8 +559,8 @@ class BoundInbox:
         error_key: str | None = None,
         cursor: str | None = None,
     ) -> list[Report]:
-        """The reports that are dead, the latest first, or that wait for another attempt, the
-        earliest first: with their messages, their attempts and what failed.
+        """The reports that are dead, the latest first, or that wait for another attempt, in the
+        order in which they came: with their messages, their attempts and what failed.
 
         :param limit: how many, at most.
         :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.

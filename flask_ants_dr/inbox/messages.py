@@ -454,18 +454,21 @@ def failed(
     state: State,
     cursor: str | None = None,
 ) -> list[Stored]:
-    """The dead messages, the latest first, or those that wait for another attempt, the earliest
-    first.
+    """The dead messages, the latest first, or those that wait for another attempt, in the order of
+    their ids: each attempt moves the time of the next one.
 
     :param state: ``State.DEAD`` or ``State.WAITING``.
     :param cursor: only those behind this one.
     """
-    is_last = state is State.DEAD
-    kind, at = (is_dead, messages.c.finished_at) if is_last else (is_retry, messages.c.due_at)
-    theirs = and_(messages.c.source == source, kind, *_is_of(chosen))
+    theirs = and_(messages.c.source == source, *_is_of(chosen))
+    if state is State.DEAD:
+        at = messages.c.finished_at
+        if cursor is not None:
+            theirs &= pages.behind(at, messages.c.id, cursor)
+        return _stored(connection, theirs & is_dead, limit, latest_by=at)
     if cursor is not None:
-        theirs &= pages.behind(at, messages.c.id, cursor, is_descending=is_last)
-    return _stored(connection, theirs, limit, at=at, is_descending=is_last)
+        theirs &= messages.c.id > pages.read(cursor)[1]
+    return _stored(connection, theirs & is_retry, limit)
 
 
 def _stored(
@@ -473,13 +476,13 @@ def _stored(
     is_theirs: ColumnElement[bool],
     limit: int,
     *,
-    at: ColumnElement[Any] | None = None,
-    is_descending: bool = False,
+    latest_by: ColumnElement[Any] | None = None,
 ) -> list[Stored]:
-    """Messages in the order of a time and of their ids."""
-    order = [messages.c.id] if at is None else [at, messages.c.id]
-    order_by = [one.desc() if is_descending else one for one in order]
-    chosen = select(messages).where(is_theirs).order_by(*order_by).limit(limit)
+    """Messages in the order of their ids, or the latest first by a time."""
+    at, order = latest_by, [messages.c.id]
+    if at is not None:
+        order = [at.desc(), messages.c.id.desc()]
+    chosen = select(messages).where(is_theirs).order_by(*order).limit(limit)
     return [
         Stored(
             id=row.id,

@@ -474,15 +474,19 @@ def test_the_messages_of_a_group(app: Flask, browser: Browser, group: dict[str, 
 
 def test_retry_of_one_and_of_all(app: Flask, browser: Browser, group: dict[str, Any]) -> None:
     (first, *_) = bound_inbox(app).dead()
-    assert "1 message is tried again" in browser.post("needs-you/retry", **group, id=first.id).text
+    form = group | {"id": first.id, "message": "<fail>"}
+    assert "Message &lt;fail&gt; is queued" in browser.post("needs-you/retry", **form).text
     assert counts(app) == {"pending": 1, "done": 0, "dead": 2}
-    assert "2 messages are tried again" in browser.post("needs-you/retry", **group).text
+    assert "2 messages are queued" in browser.post("needs-you/retry", **group).text
     assert counts(app) == {"pending": 3, "done": 0, "dead": 0}
 
 
 def test_discard_of_one_and_of_all(app: Flask, browser: Browser, group: dict[str, Any]) -> None:
     (first, *_) = bound_inbox(app).dead()
-    assert "1 message was discarded" in browser.post("needs-you/discard", **group, id=first.id).text
+    html = browser.get("needs-you/messages", query_string=group).text
+    assert html.count("Discard 1 without another attempt") == 3  # behind a first step
+    form = group | {"id": first.id, "message": "fail0"}
+    assert "Message fail0 was discarded" in browser.post("needs-you/discard", **form).text
     assert counts(app) == {"pending": 0, "done": 1, "dead": 2}
     assert "2 messages were discarded" in browser.post("needs-you/discard", **group).text
     assert counts(app) == {"pending": 0, "done": 3, "dead": 0}

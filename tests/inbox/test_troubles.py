@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -228,6 +229,22 @@ def test_the_messages_that_failed_in_pages(make_inbox_app: MakeApp, state: State
     other = State.WAITING if state is State.DEAD else State.DEAD
     assert inbox.failed(state=other) == []
     assert len(inbox.failed(state=state)) == 5
+
+
+def test_those_that_wait_stay_where_they_are(make_inbox_app: MakeApp) -> None:
+    app = make_failing(make_inbox_app, messages=4, max_attempts=9)
+    inbox = bound_inbox(app)
+    failed = partial(inbox.failed, state=State.WAITING)
+    order = [one.id for one in failed()]
+    assert order == sorted(order)
+    (first,) = failed(1)
+    with inbox.database.begin() as connection:  # as attempts do
+        connection.exec_driver_sql(
+            f"UPDATE ants_dr_messages SET due_at = 9e9 WHERE id = {order[0]}"
+        )
+        connection.exec_driver_sql(f"UPDATE ants_dr_messages SET due_at = 1 WHERE id = {order[3]}")
+    assert [one.id for one in failed()] == order
+    assert [one.id for one in failed(cursor=first.cursor)] == order[1:]
 
 
 def test_the_history_of_a_message(make_inbox_app: MakeApp) -> None:
