@@ -382,6 +382,18 @@ def test_the_history_of_a_message(app: Flask, browser: Browser, failing: object)
     assert html.count("Given up") == 2
 
 
+def test_each_time_of_a_message_has_its_words(app: Flask, browser: Browser) -> None:
+    dates = {"to": NUMBER, "doneDate": "2026-01-02T10:00:04"}
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(messageId="one", **dates)))
+    ants.post(callback(detail(messageId="two", status={"name": "EXPIRED"}, **dates)))
+    for id, word, thai in (("one", "Arrived", "ถึงเมื่อ"), ("two", "Ended", "สิ้นสุดเมื่อ")):
+        html = browser.get(f"message?id={id}&end=5678&language=en").text
+        assert re.search(rf"<dt>{word}</dt><dd><time [^>]*>2 Jan 10:00</time>", html)
+        assert re.search(r"report received <time", html)
+        assert thai in browser.get(f"message?id={id}&end=5678&language=th").text
+
+
 def test_a_text_is_shown_when_asked_for_and_the_log_says_by_whom(
     app: Flask, browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
