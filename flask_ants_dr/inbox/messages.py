@@ -479,7 +479,8 @@ def _stored(
     latest_by: ColumnElement[Any] | None = None,
 ) -> list[Stored]:
     """Messages in the order of their ids, or the latest first by a time."""
-    at, order = latest_by, [messages.c.id]
+    at = latest_by
+    order: list[ColumnElement[Any]] = [messages.c.id]
     if at is not None:
         order = [at.desc(), messages.c.id.desc()]
     chosen = select(messages).where(is_theirs).order_by(*order).limit(limit)

@@ -444,9 +444,37 @@ def test_now_says_what_was_answered(app: Flask, browser: Browser) -> None:
         ("200", "400", "401"), "1"
     )
     html = browser.get("now").text
-    assert "Callbacks are coming in" in html
-    assert "2 were refused since" in html
     assert "No worker is alive" in html
+    assert re.search(
+        r"could not be read · <a href=\"/ants-dr/quarantine\">kept in quarantine", html
+    )
+    assert "wrong user name or password · not kept" in html
+
+
+def test_the_headline_of_now_is_calm_only_while_callbacks_are_taken(
+    app: Flask, browser: Browser
+) -> None:
+    def headline() -> str:
+        (found,) = re.findall(r"<h1[^>]*>(.*?)</h1>", browser.get("now").text, re.DOTALL)
+        return re.sub(r"<[^>]*>", "", str(found)).strip()
+
+    ants, refused = Ants(app.test_client()), "callbacks were refused"
+    assert headline() == "No callback has come yet"
+    for _ in range(2):
+        ants.post(many(1), auth=("ants", "wrong"))
+    assert headline() == f"2 {refused}, and none taken: wrong user name or password"
+    with bound_inbox(app).database.begin() as connection:  # what is counted is so by the minute
+        connection.exec_driver_sql("DELETE FROM ants_dr_callback_counts")
+    ants.post(many(1))
+    assert headline() == "Callbacks are coming in"
+    ants.post(many(1), auth=("ants", "wrong"))
+    for _ in range(2):
+        ants.post(b"{")
+    assert headline() == f"3 {refused} since the last one was taken: could not be read"
+    with bound_inbox(app).database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM ants_dr_callback_counts WHERE status <> 200")
+        connection.exec_driver_sql("UPDATE ants_dr_callback_counts SET last_at = last_at - 1200")
+    assert headline() == "Nothing for 20 minutes"
 
 
 # Needs you
