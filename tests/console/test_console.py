@@ -590,11 +590,27 @@ def test_quarantine(app: Flask, browser: Browser, caplog: pytest.LogCaptureFixtu
 def test_replay_and_delete(app: Flask, browser: Browser) -> None:
     Ants(app.test_client()).post(b"{")
     (entry,) = bound_inbox(app).quarantined()
-    replayed = browser.post("quarantine/replay", callback=entry.callback_id)
-    assert "refused again" in replayed.text
+    form = {"callback": entry.callback_id, "id": entry.id}
+    replayed = browser.post("quarantine/replay", **form).text
+    assert re.search(r'class="notice bad"[^>]*>It was refused again', replayed)
+    assert f"<h1>Callback {entry.callback_id}</h1>" in replayed
+    assert "The body is not JSON" in replayed
+    assert "refused again" in browser.post("quarantine/replay", callback=entry.callback_id).text
     assert "no longer there" in browser.post("quarantine/replay", callback=99).text
     assert "1 entry was deleted" in browser.post("quarantine/delete", id=entry.id).text
     assert bound_inbox(app).quarantined() == []
+
+
+def test_replay_of_a_message_of_which_another_one_is_refused(app: Flask, browser: Browser) -> None:
+    Ants(app.test_client()).post(callback(detail(messageId="good"), {"messageId": "bad"}))
+    (entry,) = bound_inbox(app).quarantined()
+    form = {"callback": entry.callback_id, "id": entry.id}
+    html = browser.post("quarantine/replay", **form).text
+    assert 'class="notice bad"' in html
+    assert f"<h1>Message 2 of callback {entry.callback_id}</h1>" in html
+    gone = browser.post("quarantine/replay", **form | {"id": 99}).text
+    assert 'class="notice bad"' in gone
+    assert f"entry-{entry.id}" in gone
 
 
 # Figures, and redelivery
