@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import State
+from ..inbox.delivery import RESTS
 from . import tables
 from .message import REPORT_COLUMNS
 from .message import last_digits
@@ -42,7 +44,7 @@ def show() -> str | AnyResponse:
     ]
     if tables.wants_csv():
         return tables.as_csv("needs-you", found, _COLUMNS)
-    return render("troubles.html", troubles=found, states=_STATES)
+    return render("troubles.html", troubles=found, states=_STATES, rests=timedelta(seconds=RESTS))
 
 
 def show_group() -> str | AnyResponse:

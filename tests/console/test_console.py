@@ -560,6 +560,9 @@ def test_those_that_wait_can_be_tried_now(tmp_path: Path) -> None:
     assert trouble.state is State.WAITING
     form = {"state": "waiting", "failed_by": trouble.failed_by, "error_key": trouble.error_key}
     browser = Browser(app)
+    html = browser.get("needs-you").text
+    assert re.search(r"since <time [^>]*>\d\d:\d\d:\d\d</time>", html)
+    assert "tried with one message every 30 seconds" in html
     assert "m0" in browser.get("needs-you/messages", query_string=form).text
     browser.post("needs-you/retry", **form)
     assert drain(app) == 1

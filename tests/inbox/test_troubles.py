@@ -77,11 +77,16 @@ def test_dead_messages_are_grouped_by_error_and_subscriber(make_inbox_app: MakeA
 
 def test_what_waits_for_another_attempt_is_grouped_too(make_inbox_app: MakeApp) -> None:
     app = make_failing(make_inbox_app, messages=2, max_attempts=9)
-    first, second = bound_inbox(app).troubles()
+    inbox = bound_inbox(app)
+    first, second = inbox.troubles()
     assert first.state is second.state is State.WAITING
     assert (first.count, second.count) == (1, 1)
-    assert first.next_attempt is not None
-    assert first.since is None
+    for trouble in (first, second):
+        assert trouble.next_attempt is not None
+        assert trouble.latest is None
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_errors SET first_at = 86400")
+    assert {one.since for one in inbox.troubles()} == {datetime(1970, 1, 2, tzinfo=UTC)}
 
 
 def test_those_of_a_subscriber_that_rests_are_with_its_errors(make_inbox_app: MakeApp) -> None:
