@@ -166,6 +166,7 @@ def test_health_says_when_the_database_fails(tmp_path: Path) -> None:
     [
         ("127.0.0.1", "127.0.0.1", 200),
         ("::1", "[::1]:5000", 200),
+        ("127.0.0.2", "127.0.0.2", 200),
         ("127.0.0.1", "console.example", 403),
         ("192.0.2.1", "localhost", 403),
     ],
