@@ -224,6 +224,22 @@ def test_it_is_live_without_a_reload(page: Page, bare: Host) -> None:
     expect(page.get_by_role("link", name="unseen")).to_be_visible()
 
 
+def test_a_page_that_loads_does_not_say_that_its_connection_is_lost(page: Page, bare: Host) -> None:
+    page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => {
+            window.said = [];
+            const connection = document.getElementById("connection");
+            new MutationObserver(() => said.push(connection.dataset.state))
+                .observe(connection, { attributes: true });
+        });"""
+    )
+    page.goto(f"{bare.url}/")
+    expect(page.locator("#connection")).to_have_text("Live")
+    said = page.evaluate("said")
+    assert said[-1] == "live"
+    assert "lost" not in said
+
+
 def test_tabs_share_a_connection(context: BrowserContext, page: Page, bare: Host) -> None:
     page.goto(f"{bare.url}/")
     for _ in range(4):  # more than there are streams
