@@ -37,7 +37,7 @@ from flask_ants_dr.inbox.celery import enqueue
 delivery.CLAIM = float(os.environ.get("HOST_CLAIM", "2"))
 delivery.RENEWED = delivery.CLAIM / 3
 if "HOST_RESTS" in os.environ:
-    delivery._RESTS = float(os.environ["HOST_RESTS"])
+    delivery.RESTS = float(os.environ["HOST_RESTS"])
 
 db = SQLAlchemy()
 

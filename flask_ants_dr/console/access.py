@@ -14,13 +14,12 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..escaping import printable
 from ..log import CONSOLE
 from ..log import about
+from ..loopback import is_loopback
 
 Access = Callable[[], object]
 """Answers ``True`` (in), ``False`` (refused) or a response, such as a redirect to a login."""
 
 _CHARACTERS = 200  # of an identifier, in the log
-
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -41,7 +40,8 @@ def loopback_only() -> bool:
     """
     # The Host, too: a proxy that is asked from elsewhere is on this machine, and a name that an
     # attacker points at 127.0.0.1 leads here.
-    if {request.remote_addr, urlsplit(request.host_url).hostname} - _LOOPBACK:
+    asked = (request.remote_addr, urlsplit(request.host_url).hostname)
+    if not all(map(is_loopback, asked)):
         abort(
             403,
             "This console has no login, so it answers on its own machine only, under"

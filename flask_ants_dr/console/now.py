@@ -50,6 +50,7 @@ def show() -> str | AnyResponse:
     )
     throughput = charts.over_time(starts, {"taken": taken, "refused": refused})
     found = status()
+    answers_since = found["refused_by_answer"]
     last = found["last_callback_at"] and datetime.fromisoformat(found["last_callback_at"])
     return render(
         "now.html",
@@ -60,5 +61,6 @@ def show() -> str | AnyResponse:
         range_names=list(RANGES),
         range_=range_,
         last=last,
+        refused_by=max(answers_since, key=answers_since.__getitem__, default=None),
         silence=now - last if last and now - last > _SILENCE else None,
     )

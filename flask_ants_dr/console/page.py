@@ -22,7 +22,7 @@ from ..inbox import reconcile
 from . import language
 
 # What an address has that is of the moment, and a name that url_for() has for itself.
-_PASSING = {"cursor", "format", "notice", "count", "language", "endpoint"}
+_PASSING = {"cursor", "format", "notice", "count", "of", "language", "endpoint"}
 
 
 def inboxes() -> list[BoundInbox]:

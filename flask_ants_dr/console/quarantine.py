@@ -78,19 +78,19 @@ def show_body() -> str:
 
 
 def replay() -> AnyResponse:
-    """Put a callback through again."""
-    callback_id = form_id("callback")
+    """Put a callback through again, and lead to the reason where it is refused."""
+    inbox, callback_id, id = current_inbox(), form_id("callback"), form_id("id")
     try:
-        replayed = current_inbox().replay(callback_id or 0)
+        replayed = inbox.replay(callback_id or 0)
     except InboxUnavailable:
         raise
     except LookupError:
         return back(".quarantine", "gone", id=None)
     except CallbackError:
-        return back(".quarantine", "refused", id=None)
-    return back(
-        ".quarantine", "refused" if replayed.refused else "replayed", replayed.taken, id=None
-    )
+        return _refused(id)
+    if replayed.refused:
+        return _refused(id)
+    return back(".quarantine", "replayed", replayed.taken, id=None)
 
 
 def delete() -> AnyResponse:
@@ -103,6 +103,15 @@ def reasons(entry: Quarantined) -> list[str]:
     """Why it could not be taken: in words that repeat no value."""
     detail, errors = entry.error.get("detail"), entry.error.get("errors")
     return ([str(detail)] if detail else []) + list(_flat(errors))
+
+
+def _refused(id: int | None) -> AnyResponse:
+    """To the entry, which has the reason, or where another one of its callback was refused."""
+    try:
+        current_inbox().show(id or 0)
+    except LookupError:
+        return back(".quarantine", "refused", id=None)
+    return back(".quarantined", "refused", id=id)
 
 
 def _flat(errors: object, path: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ from .page import current_inbox
 from .page import render
 
 _CHARACTERS = 200
+_SHORT_NUMBER = re.compile(r"[\s().+-]*(\d[\s().-]*){1,8}")
+"""Fewer digits than a phone number has."""
 _IDENTIFIERS = {"message": "message_id", "bulk": "bulk_id", "reference": "reference"}
 """What the address can name a message by, and what the ledger calls it."""
 
@@ -77,6 +80,7 @@ def find() -> AnyResponse | str:
     return _render(
         _NOTHING,
         is_filtered=True,
+        is_short_number=bool(_SHORT_NUMBER.fullmatch(text)),
         nothing_of=None if number else text,
         nothing_to=last_digits(number),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import State
+from ..inbox.delivery import RESTS
 from . import tables
 from .message import REPORT_COLUMNS
 from .message import last_digits
@@ -42,7 +44,7 @@ def show() -> str | AnyResponse:
     ]
     if tables.wants_csv():
         return tables.as_csv("needs-you", found, _COLUMNS)
-    return render("troubles.html", troubles=found, states=_STATES)
+    return render("troubles.html", troubles=found, states=_STATES, rests=timedelta(seconds=RESTS))
 
 
 def show_group() -> str | AnyResponse:
@@ -82,10 +84,11 @@ def _act(notice: str) -> AnyResponse:
     inbox, group, id = current_inbox(), _group(request.form), form_id("id")
     action = inbox.retry if notice == "retried" else inbox.discard
     count = action(None if id is None else [id], **group)
+    of = request.form.get("message") if id is not None else None
     # A group that is gone is no page to come back to.
     if id is not None and inbox.failed(limit=1, **group):
-        return back(".failed", notice, count, **group)
-    return back(".troubles", notice, count)
+        return back(".failed", notice, count, of=of, **group)
+    return back(".troubles", notice, count, of=of)
 
 
 def _group(said: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ _LINGERS = 5.0
 
 # Of a circuit breaker: after how many failures in a row it opens, and for how many seconds.
 _FAILURES = 5
-_RESTS = 30.0
+RESTS = 30.0
 
 _KINDS_OF_ERRORS = 1000
 _FAILURES_KEPT = 10  # of a message
@@ -88,7 +88,7 @@ class Breaker:
             until = self._open_until.get(name, now)
             if until > now:
                 return until - now
-            self._open_until[name] = now + _RESTS
+            self._open_until[name] = now + RESTS
             return 0.0
 
     def note(self, name: str, *, failed: bool) -> None:
@@ -102,7 +102,7 @@ class Breaker:
                 return
             self._failures[name] = self._failures.get(name, 0) + 1
             if self._failures[name] >= _FAILURES:
-                self._open_until[name] = time.monotonic() + _RESTS
+                self._open_until[name] = time.monotonic() + RESTS
 
 
 @dataclass(slots=True)

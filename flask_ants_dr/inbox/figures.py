@@ -278,8 +278,9 @@ class Figures:
             rows = connection.execute(grouped).mappings().all()
         return [row for row in rows if None not in row.values()]  # of nothing the sum is NULL
 
-    def last_callback(self) -> tuple[datetime | None, int]:
-        """When the last callback was answered with 200, in UTC, and how many were refused since.
+    def last_callback(self) -> tuple[datetime | None, dict[int, int]]:
+        """When the last callback was answered with 200, in UTC, and how many were refused since, by
+        the status of the answer.
 
         :raises InboxUnavailable: the database failed.
         """
@@ -294,15 +295,16 @@ class Figures:
             found = connection.scalar(taken)
             last = found or 0.0
             width = self.width(datetime.fromtimestamp(last, UTC))
-            refused = select(func.sum(counts.callbacks)).where(
+            refused = select(counts.status, func.sum(counts.callbacks)).where(
                 own,
                 counts.width == width,
                 counts.start >= last // width * width,
                 counts.status != _TAKEN,
                 counts.last_at > last,
             )
-            count = int(connection.scalar(refused) or 0)
-        return (datetime.fromtimestamp(found, UTC) if found else None), count
+            rows = connection.execute(refused.group_by(counts.status)).all()
+        by_status = {status: int(count) for status, count in rows}
+        return (datetime.fromtimestamp(found, UTC) if found else None), by_status
 
 
 def forget(connection: Connection, source: str, before: float, now: float) -> None:

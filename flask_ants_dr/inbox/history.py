@@ -77,6 +77,9 @@ class Report:
     finished_at: datetime | None
     had_by: tuple[str, ...]
     """The subscribers that returned, while not all of them have."""
+    failed_by: str | None
+    """Where it is done: it was discarded after this subscriber failed, or its process died, for
+    which it is empty. Otherwise ``None``."""
     failures: tuple[Failure, ...]
     """Its last attempts that failed, ten at most."""
     cursor: str = field(default="", compare=False, repr=False)
@@ -158,6 +161,7 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
             due_at=_moment(one.due_at) if one.state is State.WAITING else None,
             finished_at=_moment(one.finished_at) if one.finished_at else None,
             had_by=one.had_by,
+            failed_by=one.failed_by if one.state is State.DONE else None,
             failures=tuple(
                 Failure(
                     at=_moment(failure.at),

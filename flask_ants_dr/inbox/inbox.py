@@ -444,8 +444,8 @@ class BoundInbox:
         subscriber that failed, and ``workers`` one for each process that is alive; times
         (``last_callback_at``, ``reconciled_at``) are as ISO 8601 has them, in UTC, or ``None``; the
         others are numbers. ``refused`` is how many callbacks were refused since the last one was
-        taken, and ``overdue`` how many messages have had no final state for 15 minutes: ``None``
-        without a ledger.
+        taken, ``refused_by_answer`` a dict of how many by the status of the answer, and ``overdue``
+        how many messages have had no final state for 15 minutes: ``None`` without a ledger.
 
         :raises InboxUnavailable: the database failed.
         """
@@ -468,7 +468,8 @@ class BoundInbox:
                 "quarantined": quarantined,
                 "quarantined_bytes": quarantined_bytes,
                 "last_callback_at": _iso(last_callback_at),
-                "refused": refused,
+                "refused": sum(refused.values()),
+                "refused_by_answer": refused,
                 "workers": [
                     asdict(one) | {"since": _iso(one.since), "seen_at": _iso(one.seen_at)}
                     for one in workers.alive(connection, self.source)
@@ -559,8 +560,8 @@ class BoundInbox:
         error_key: str | None = None,
         cursor: str | None = None,
     ) -> list[Report]:
-        """The reports that are dead, the latest first, or that wait for another attempt, the
-        earliest first: with their messages, their attempts and what failed.
+        """The reports that are dead, the latest first, or that wait for another attempt, in the
+        order in which they came: with their messages, their attempts and what failed.
 
         :param limit: how many, at most.
         :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.

@@ -136,6 +136,7 @@ class Stored:
     due_at: float
     finished_at: float | None
     had_by: tuple[str, ...]
+    failed_by: str | None
     failures: tuple[Failure, ...]
     is_erased: bool
     cursor: str
@@ -454,18 +455,21 @@ def failed(
     state: State,
     cursor: str | None = None,
 ) -> list[Stored]:
-    """The dead messages, the latest first, or those that wait for another attempt, the earliest
-    first.
+    """The dead messages, the latest first, or those that wait for another attempt, in the order of
+    their ids: each attempt moves the time of the next one.
 
     :param state: ``State.DEAD`` or ``State.WAITING``.
     :param cursor: only those behind this one.
     """
-    is_last = state is State.DEAD
-    kind, at = (is_dead, messages.c.finished_at) if is_last else (is_retry, messages.c.due_at)
-    theirs = and_(messages.c.source == source, kind, *_is_of(chosen))
+    theirs = and_(messages.c.source == source, *_is_of(chosen))
+    if state is State.DEAD:
+        at = messages.c.finished_at
+        if cursor is not None:
+            theirs &= pages.behind(at, messages.c.id, cursor)
+        return _stored(connection, theirs & is_dead, limit, latest_by=at)
     if cursor is not None:
-        theirs &= pages.behind(at, messages.c.id, cursor, is_descending=is_last)
-    return _stored(connection, theirs, limit, at=at, is_descending=is_last)
+        theirs &= messages.c.id > pages.read(cursor)[1]
+    return _stored(connection, theirs & is_retry, limit)
 
 
 def _stored(
@@ -473,13 +477,14 @@ def _stored(
     is_theirs: ColumnElement[bool],
     limit: int,
     *,
-    at: ColumnElement[Any] | None = None,
-    is_descending: bool = False,
+    latest_by: ColumnElement[Any] | None = None,
 ) -> list[Stored]:
-    """Messages in the order of a time and of their ids."""
-    order = [messages.c.id] if at is None else [at, messages.c.id]
-    order_by = [one.desc() if is_descending else one for one in order]
-    chosen = select(messages).where(is_theirs).order_by(*order_by).limit(limit)
+    """Messages in the order of their ids, or the latest first by a time."""
+    at = latest_by
+    order: list[ColumnElement[Any]] = [messages.c.id]
+    if at is not None:
+        order = [at.desc(), messages.c.id.desc()]
+    chosen = select(messages).where(is_theirs).order_by(*order).limit(limit)
     return [
         Stored(
             id=row.id,
@@ -491,6 +496,7 @@ def _stored(
             due_at=row.due_at,
             finished_at=row.finished_at,
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
+            failed_by=row.failed_by,
             failures=_failures(row.failures),
             is_erased=row.erased_at is not None,
             cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
@@ -529,15 +535,15 @@ def discard(
 ) -> int:
     """Be done with messages that failed, without another attempt; at most ``limit`` of them.
 
+    What failed stays with them: so they are told from those that all subscribers have had.
+
     :param state: those that are dead, or that wait.
     """
     failed = is_dead if state is State.DEAD else is_retry
     values = {
         "state": State.DONE,
         "finished_at": now,
-        "failed_by": None,
-        "error": None,
-        "error_key": None,
+        "failed_by": func.coalesce(messages.c.failed_by, ""),  # its process may have died
     }
     return _change(connection, source, failed, chosen, limit, values)
 
@@ -560,7 +566,13 @@ def redeliver(
 
     Those whose body is erased are passed over.
     """
-    values = {**_from_the_beginning(now), "had_by": None}
+    values = {
+        **_from_the_beginning(now),
+        "had_by": None,
+        "failed_by": None,
+        "error": None,
+        "error_key": None,
+    }
     chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased).limit(limit)
     rows = connection.execute(chosen).all()
     # What is erased meanwhile is not to be read.
@@ -640,7 +652,6 @@ def erase(connection: Connection, ids: Sequence[int], now: float) -> None:
     values = {
         "state": State.DONE,
         "erased_at": now,
-        "failed_by": None,
         "error": None,
         "error_key": None,
         "failures": None,

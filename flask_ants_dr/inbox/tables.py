@@ -111,7 +111,8 @@ messages = Table(
     Column("claim", _Word),
     # The names of the subscribers that need not be called again, where another one must.
     Column("had_by", _Text),  # JSON
-    # The subscriber that failed last, and what it raised.
+    # The subscriber that failed last, and what it raised. One that is done has it where it was
+    # discarded.
     Column("failed_by", _Text),
     Column("error", _Text),
     # What is the same for errors of one kind: see the table of errors.

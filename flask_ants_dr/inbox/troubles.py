@@ -46,7 +46,8 @@ class Trouble:
     """Where it was raised: lines of code, which hold no values."""
     count: int
     since: datetime | None
-    """When the first of them was dead, in UTC; ``None`` where they wait."""
+    """When the first of them was dead, in UTC; where they wait, when the error was raised first, or
+    ``None`` where nothing was raised."""
     latest: datetime | None
     """When the last of them was dead, in UTC; ``None`` where they wait."""
     next_attempt: datetime | None
@@ -97,8 +98,15 @@ def found(connection: Connection, source: str, limit: int) -> list[Trouble]:
             by_group[one.state, one.failed_by, one.error_key] = one
     troubles = sorted(by_group.values(), key=lambda one: (-one.count, one.state, one.failed_by))
     troubles = troubles[:limit]
-    where = traces(connection, source, {one.error_key for one in troubles})
-    return [replace(one, trace=where.get(one.error_key)) for one in troubles]
+    raised = _raised(connection, source, {one.error_key for one in troubles})
+    return [
+        replace(
+            one, trace=first.trace, since=one.since or datetime.fromtimestamp(first.first_at, UTC)
+        )
+        if (first := raised.get(one.error_key))
+        else one
+        for one in troubles
+    ]
 
 
 def _largest(troubles: Iterable[Trouble], failed_by: str) -> Trouble | None:
@@ -108,9 +116,13 @@ def _largest(troubles: Iterable[Trouble], failed_by: str) -> Trouble | None:
 
 def traces(connection: Connection, source: str, keys: Collection[str]) -> dict[str, str]:
     """Where errors were raised, by their keys."""
-    chosen = select(errors.c.key, errors.c.trace)
-    chosen = chosen.where(errors.c.source == source, errors.c.key.in_(keys))
-    return {row.key: row.trace for row in connection.execute(chosen)} if keys else {}
+    return {key: row.trace for key, row in _raised(connection, source, keys).items()}
+
+
+def _raised(connection: Connection, source: str, keys: Collection[str]) -> dict[str, Any]:
+    """Where and when errors were raised first, by their keys."""
+    chosen = select(errors).where(errors.c.source == source, errors.c.key.in_(keys))
+    return {row.key: row for row in connection.execute(chosen)} if keys else {}
 
 
 def forget(connection: Connection, source: str, before: float) -> None:

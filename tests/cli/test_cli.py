@@ -73,6 +73,7 @@ def test_status(make_inbox_app: MakeApp) -> None:
         "overdue": None,
         "reconciled_at": None,
         "refused": 1,
+        "refused_by_answer": {"400": 1},
         "workers": [],
         "pending": 2,
         "new": 2,

@@ -22,6 +22,7 @@ from flask import g
 from flask import redirect
 from flask.testing import FlaskClient
 from jinja2.ext import babel_extract
+from markupsafe import escape
 from werkzeug.test import TestResponse
 
 import flask_ants_dr.console
@@ -165,6 +166,7 @@ def test_health_says_when_the_database_fails(tmp_path: Path) -> None:
     [
         ("127.0.0.1", "127.0.0.1", 200),
         ("::1", "[::1]:5000", 200),
+        ("127.0.0.2", "127.0.0.2", 200),
         ("127.0.0.1", "console.example", 403),
         ("192.0.2.1", "localhost", 403),
     ],
@@ -307,6 +309,18 @@ def test_nothing_is_found_and_it_says_what_to_do(browser: Browser, typed: str) -
     assert "<b>" not in response.text
 
 
+@pytest.mark.parametrize("typed", ["5678", "1234567", "+66 5678", "(081) 234-5"])
+def test_a_part_of_a_number_is_not_enough(app: Flask, browser: Browser, typed: str) -> None:
+    Ants(app.test_client()).post(callback(detail(messageId="one", to=NUMBER)))
+    html = browser.post("", q=typed).text
+    assert "Type the whole number" in html
+    assert "No message to" not in html
+    for whole in ("0999999999", "+66 99 999 9999"):
+        html = browser.post("", q=whole).text
+        assert "No message to" in html
+        assert "expect()" not in html
+
+
 def test_state_is_a_filter_in_the_address(app: Flask, browser: Browser) -> None:
     ants = Ants(app.test_client())
     ants.post(callback(detail(messageId="d1", to=NUMBER)))
@@ -369,6 +383,18 @@ def test_the_history_of_a_message(app: Flask, browser: Browser, failing: object)
     assert html.count("Given up") == 2
 
 
+def test_each_time_of_a_message_has_its_words(app: Flask, browser: Browser) -> None:
+    dates = {"to": NUMBER, "doneDate": "2026-01-02T10:00:04"}
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(messageId="one", **dates)))
+    ants.post(callback(detail(messageId="two", status={"name": "EXPIRED"}, **dates)))
+    for id, word, thai in (("one", "Arrived", "ถึงเมื่อ"), ("two", "Ended", "สิ้นสุดเมื่อ")):
+        html = browser.get(f"message?id={id}&end=5678&language=en").text
+        assert re.search(rf"<dt>{word}</dt><dd><time [^>]*>2 Jan 10:00</time>", html)
+        assert re.search(r"report received <time", html)
+        assert thai in browser.get(f"message?id={id}&end=5678&language=th").text
+
+
 def test_a_text_is_shown_when_asked_for_and_the_log_says_by_whom(
     app: Flask, browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -419,9 +445,37 @@ def test_now_says_what_was_answered(app: Flask, browser: Browser) -> None:
         ("200", "400", "401"), "1"
     )
     html = browser.get("now").text
-    assert "Callbacks are coming in" in html
-    assert "2 were refused since" in html
     assert "No worker is alive" in html
+    assert re.search(
+        r"could not be read · <a href=\"/ants-dr/quarantine\">kept in quarantine", html
+    )
+    assert "wrong user name or password · not kept" in html
+
+
+def test_the_headline_of_now_is_calm_only_while_callbacks_are_taken(
+    app: Flask, browser: Browser
+) -> None:
+    def headline() -> str:
+        (found,) = re.findall(r"<h1[^>]*>(.*?)</h1>", browser.get("now").text, re.DOTALL)
+        return re.sub(r"<[^>]*>", "", str(found)).strip()
+
+    ants, refused = Ants(app.test_client()), "callbacks were refused"
+    assert headline() == "No callback has come yet"
+    for _ in range(2):
+        ants.post(many(1), auth=("ants", "wrong"))
+    assert headline() == f"2 {refused}, and none taken: wrong user name or password"
+    with bound_inbox(app).database.begin() as connection:  # what is counted is so by the minute
+        connection.exec_driver_sql("DELETE FROM ants_dr_callback_counts")
+    ants.post(many(1))
+    assert headline() == "Callbacks are coming in"
+    ants.post(many(1), auth=("ants", "wrong"))
+    for _ in range(2):
+        ants.post(b"{")
+    assert headline() == f"3 {refused} since the last one was taken: could not be read"
+    with bound_inbox(app).database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM ants_dr_callback_counts WHERE status <> 200")
+        connection.exec_driver_sql("UPDATE ants_dr_callback_counts SET last_at = last_at - 1200")
+    assert headline() == "Nothing for 20 minutes"
 
 
 # Needs you
@@ -461,18 +515,32 @@ def test_the_messages_of_a_group(app: Flask, browser: Browser, group: dict[str, 
 
 def test_retry_of_one_and_of_all(app: Flask, browser: Browser, group: dict[str, Any]) -> None:
     (first, *_) = bound_inbox(app).dead()
-    assert "1 message is tried again" in browser.post("needs-you/retry", **group, id=first.id).text
+    form = group | {"id": first.id, "message": "<fail>"}
+    assert "Message &lt;fail&gt; is queued" in browser.post("needs-you/retry", **form).text
     assert counts(app) == {"pending": 1, "done": 0, "dead": 2}
-    assert "2 messages are tried again" in browser.post("needs-you/retry", **group).text
+    assert "2 messages are queued" in browser.post("needs-you/retry", **group).text
     assert counts(app) == {"pending": 3, "done": 0, "dead": 0}
 
 
 def test_discard_of_one_and_of_all(app: Flask, browser: Browser, group: dict[str, Any]) -> None:
     (first, *_) = bound_inbox(app).dead()
-    assert "1 message was discarded" in browser.post("needs-you/discard", **group, id=first.id).text
+    html = browser.get("needs-you/messages", query_string=group).text
+    assert html.count("Discard 1 without another attempt") == 3  # behind a first step
+    form = group | {"id": first.id, "message": "fail0"}
+    assert "Message fail0 was discarded" in browser.post("needs-you/discard", **form).text
     assert counts(app) == {"pending": 0, "done": 1, "dead": 2}
     assert "2 messages were discarded" in browser.post("needs-you/discard", **group).text
     assert counts(app) == {"pending": 0, "done": 3, "dead": 0}
+
+
+def test_what_was_discarded_is_said_of_the_message(
+    app: Flask, browser: Browser, group: dict[str, Any]
+) -> None:
+    browser.post("needs-you/discard", **group)
+    html = browser.get("message?id=fail0&end=5678").text
+    assert "Discarded" in html
+    assert f"<code>{escape(group['failed_by'])}</code> has not had it" in html
+    assert "All subscribers have had it" not in html
 
 
 @pytest.mark.parametrize("form", [{}, {"state": "done", "failed_by": "", "error_key": ""}])
@@ -493,6 +561,9 @@ def test_those_that_wait_can_be_tried_now(tmp_path: Path) -> None:
     assert trouble.state is State.WAITING
     form = {"state": "waiting", "failed_by": trouble.failed_by, "error_key": trouble.error_key}
     browser = Browser(app)
+    html = browser.get("needs-you").text
+    assert re.search(r"since <time [^>]*>\d\d:\d\d:\d\d</time>", html)
+    assert "tried with one message every 30 seconds" in html
     assert "m0" in browser.get("needs-you/messages", query_string=form).text
     browser.post("needs-you/retry", **form)
     assert drain(app) == 1
@@ -523,11 +594,27 @@ def test_quarantine(app: Flask, browser: Browser, caplog: pytest.LogCaptureFixtu
 def test_replay_and_delete(app: Flask, browser: Browser) -> None:
     Ants(app.test_client()).post(b"{")
     (entry,) = bound_inbox(app).quarantined()
-    replayed = browser.post("quarantine/replay", callback=entry.callback_id)
-    assert "refused again" in replayed.text
+    form = {"callback": entry.callback_id, "id": entry.id}
+    replayed = browser.post("quarantine/replay", **form).text
+    assert re.search(r'class="notice bad"[^>]*>It was refused again', replayed)
+    assert f"<h1>Callback {entry.callback_id}</h1>" in replayed
+    assert "The body is not JSON" in replayed
+    assert "refused again" in browser.post("quarantine/replay", callback=entry.callback_id).text
     assert "no longer there" in browser.post("quarantine/replay", callback=99).text
     assert "1 entry was deleted" in browser.post("quarantine/delete", id=entry.id).text
     assert bound_inbox(app).quarantined() == []
+
+
+def test_replay_of_a_message_of_which_another_one_is_refused(app: Flask, browser: Browser) -> None:
+    Ants(app.test_client()).post(callback(detail(messageId="good"), {"messageId": "bad"}))
+    (entry,) = bound_inbox(app).quarantined()
+    form = {"callback": entry.callback_id, "id": entry.id}
+    html = browser.post("quarantine/replay", **form).text
+    assert 'class="notice bad"' in html
+    assert f"<h1>Message 2 of callback {entry.callback_id}</h1>" in html
+    gone = browser.post("quarantine/replay", **form | {"id": 99}).text
+    assert 'class="notice bad"' in gone
+    assert f"entry-{entry.id}" in gone
 
 
 # Figures, and redelivery

@@ -126,7 +126,7 @@ def test_nothing_is_counted_as_nothing(make_inbox_app: MakeApp) -> None:
     inbox = bound_inbox(make_inbox_app())
     for by in ((), ("status",)):
         assert inbox.figures.callbacks(an_hour_ago(), by=by) == []
-    assert inbox.figures.last_callback() == (None, 0)
+    assert inbox.figures.last_callback() == (None, {})
 
 
 def test_many_senders_are_counted_together(make_inbox_app: MakeApp) -> None:
@@ -155,16 +155,17 @@ def test_what_was_refused_since_the_last_callback(make_inbox_app: MakeApp) -> No
     app = make_inbox_app()
     ants, inbox = Ants(app.test_client()), bound_inbox(app)
     ants.post("not json")
-    assert inbox.figures.last_callback() == (None, 1)
+    assert inbox.figures.last_callback() == (None, {400: 1})
     before = datetime.now(UTC)
     ants.post(callback(detail()))
     last, refused = inbox.figures.last_callback()
     assert last is not None
     assert before <= last <= datetime.now(UTC)
-    assert refused == 0
+    assert refused == {}
     assert app.test_client().post("/sms/callback", json={}).status_code == 401
-    assert inbox.figures.last_callback() == (last, 1)
-    assert inbox.status()["refused"] == 1
+    assert inbox.figures.last_callback() == (last, {401: 1})
+    status = inbox.status()
+    assert (status["refused"], status["refused_by_answer"]) == (1, {401: 1})
 
 
 def test_what_cannot_be_written_is_so_later(make_inbox_app: MakeApp, server: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -76,11 +77,16 @@ def test_dead_messages_are_grouped_by_error_and_subscriber(make_inbox_app: MakeA
 
 def test_what_waits_for_another_attempt_is_grouped_too(make_inbox_app: MakeApp) -> None:
     app = make_failing(make_inbox_app, messages=2, max_attempts=9)
-    first, second = bound_inbox(app).troubles()
+    inbox = bound_inbox(app)
+    first, second = inbox.troubles()
     assert first.state is second.state is State.WAITING
     assert (first.count, second.count) == (1, 1)
-    assert first.next_attempt is not None
-    assert first.since is None
+    for trouble in (first, second):
+        assert trouble.next_attempt is not None
+        assert trouble.latest is None
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_errors SET first_at = 86400")
+    assert {one.since for one in inbox.troubles()} == {datetime(1970, 1, 2, tzinfo=UTC)}
 
 
 def test_those_of_a_subscriber_that_rests_are_with_its_errors(make_inbox_app: MakeApp) -> None:
@@ -129,6 +135,42 @@ def test_one_group_is_discarded(make_inbox_app: MakeApp) -> None:
     assert inbox.troubles() == [first]
     assert inbox.discard([one.id for one in inbox.dead(2)]) == 2
     assert inbox.status()["dead"] == 1
+
+
+@pytest.mark.parametrize("max_attempts", [1, 9])
+def test_what_was_discarded_is_told_from_what_all_have_had(
+    make_inbox_app: MakeApp, max_attempts: int
+) -> None:
+    app = make_failing(make_inbox_app, messages=1, max_attempts=max_attempts)
+    inbox = bound_inbox(app)
+    (trouble,) = inbox.troubles()
+    assert inbox.discard(state=trouble.state) == 1
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.DONE, trouble.failed_by)
+    assert report.had_by == (f"{__name__}.works",)
+    assert inbox.troubles() == inbox.status()["retrying"] == []
+    message_reported.disconnect(fails, sender=app)
+    assert inbox.redeliver([report.id]).pending == 1
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.WAITING, None)
+    drain(app)
+    (report,) = inbox.history("0", None)
+    assert (report.state, report.failed_by) == (State.DONE, None)
+
+
+def test_what_its_process_did_not_survive_can_be_discarded(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, max_attempts=1)
+    Ants(app.test_client()).post(some(1))
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE ants_dr_messages SET state = 'claimed', attempts = 1, due_at = 1"
+        )
+    inbox.take()
+    assert [one.failed_by for one in inbox.troubles()] == [""]
+    assert inbox.discard() == 1
+    (report,) = inbox.history("0", None)
+    assert report.failed_by == ""
 
 
 def test_what_waits_is_hastened_or_discarded(make_inbox_app: MakeApp) -> None:
@@ -192,6 +234,22 @@ def test_the_messages_that_failed_in_pages(make_inbox_app: MakeApp, state: State
     other = State.WAITING if state is State.DEAD else State.DEAD
     assert inbox.failed(state=other) == []
     assert len(inbox.failed(state=state)) == 5
+
+
+def test_those_that_wait_stay_where_they_are(make_inbox_app: MakeApp) -> None:
+    app = make_failing(make_inbox_app, messages=4, max_attempts=9)
+    inbox = bound_inbox(app)
+    failed = partial(inbox.failed, state=State.WAITING)
+    order = [one.id for one in failed()]
+    assert order == sorted(order)
+    (first,) = failed(1)
+    with inbox.database.begin() as connection:  # as attempts do
+        connection.exec_driver_sql(
+            f"UPDATE ants_dr_messages SET due_at = 9e9 WHERE id = {order[0]}"
+        )
+        connection.exec_driver_sql(f"UPDATE ants_dr_messages SET due_at = 1 WHERE id = {order[3]}")
+    assert [one.id for one in failed()] == order
+    assert [one.id for one in failed(cursor=first.cursor)] == order[1:]
 
 
 def test_the_history_of_a_message(make_inbox_app: MakeApp) -> None:

@@ -23,7 +23,7 @@ function connect(url, stream) {
 function watch(url, port) {
   let stream = streams.get(url);
   if (!stream) {
-    stream = { ports: new Set(), source: null, state: "lost" };
+    stream = { ports: new Set(), source: null, state: "connecting" };
     streams.set(url, stream);
     connect(url, stream);
   } else if (stream.source.readyState === EventSource.CLOSED) {

@@ -175,8 +175,7 @@ if (document.querySelector("main [data-live]")) {
 // A notice is of the moment: neither a reload nor a bookmark is to show it again.
 const address = new URL(location);
 if (address.searchParams.has("notice")) {
-  address.searchParams.delete("notice");
-  address.searchParams.delete("count");
+  for (const name of ["notice", "count", "of"]) address.searchParams.delete(name);
   history.replaceState(null, "", address);
 }
 
