@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -469,7 +470,7 @@ def failed(
         return _stored(connection, theirs & is_dead, limit, latest_by=at)
     if cursor is not None:
         theirs &= messages.c.id > pages.read(cursor)[1]
-    return _stored(connection, theirs & is_retry, limit)
+    return _stored(connection, theirs & _waits(time.time()), limit)
 
 
 def _stored(
@@ -526,7 +527,7 @@ def retry(connection: Connection, source: str, chosen: Chosen, now: float, limit
 
 def hasten(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have messages that wait for another attempt tried now, at most ``limit`` of them."""
-    waits = is_in(State.WAITING) & (messages.c.due_at > now)
+    waits = _waits(now) & (messages.c.due_at > now)
     return _change(connection, source, waits, chosen, limit, {"due_at": now})
 
 
@@ -539,13 +540,18 @@ def discard(
 
     :param state: those that are dead, or that wait.
     """
-    failed = is_dead if state is State.DEAD else is_retry
+    failed = is_dead if state is State.DEAD else _waits(now)
     values = {
         "state": State.DONE,
         "finished_at": now,
         "failed_by": func.coalesce(messages.c.failed_by, ""),  # its process may have died
     }
     return _change(connection, source, failed, chosen, limit, values)
+
+
+def _waits(now: float) -> ColumnElement[bool]:
+    """Whether a message waits because a subscriber failed, asked for it, or is let rest."""
+    return is_retry | is_new & (messages.c.due_at > now)
 
 
 def _is_of(chosen: Chosen) -> list[ColumnElement[bool]]:

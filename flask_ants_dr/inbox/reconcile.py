@@ -148,7 +148,7 @@ def _connect(inbox: BoundInbox, stop: Callable[[], bool]) -> MessageLogs:
     if settings.api_credentials is None:
         raise MessageLogsError(
             f"Message Logs need credentials: set {prefix}_API_USERNAME and {prefix}_API_PASSWORD"
-            " to those of your account with ANTS."
+            f" to those of your account with ANTS. ({prefix}_API_URL is for a local one.)"
         )
     return MessageLogs(settings.api_url, settings.api_credentials, prefix, stop)
 

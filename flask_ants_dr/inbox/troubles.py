@@ -92,8 +92,7 @@ def found(connection: Connection, source: str, limit: int) -> list[Trouble]:
     ):
         for row in connection.execute(_grouped(source, kind, _AT[state])):
             one = _trouble(row, state)
-            if kind is is_let_rest and (same := _largest(by_group.values(), one.failed_by)):
-                # They wait for what becomes of those that failed.
+            if same := by_group.get((one.state, one.failed_by, one.error_key)):
                 one = replace(same, count=same.count + one.count)
             by_group[one.state, one.failed_by, one.error_key] = one
     troubles = sorted(by_group.values(), key=lambda one: (-one.count, one.state, one.failed_by))
@@ -107,11 +106,6 @@ def found(connection: Connection, source: str, limit: int) -> list[Trouble]:
         else one
         for one in troubles
     ]
-
-
-def _largest(troubles: Iterable[Trouble], failed_by: str) -> Trouble | None:
-    waiting = [one for one in troubles if one.state is State.WAITING and one.failed_by == failed_by]
-    return max(waiting, key=lambda one: one.count, default=None)
 
 
 def traces(connection: Connection, source: str, keys: Collection[str]) -> dict[str, str]:

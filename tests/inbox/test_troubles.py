@@ -89,13 +89,18 @@ def test_what_waits_for_another_attempt_is_grouped_too(make_inbox_app: MakeApp) 
     assert {one.since for one in inbox.troubles()} == {datetime(1970, 1, 2, tzinfo=UTC)}
 
 
-def test_those_of_a_subscriber_that_rests_are_with_its_errors(make_inbox_app: MakeApp) -> None:
+def test_those_of_a_subscriber_that_rests_are_a_group(make_inbox_app: MakeApp) -> None:
     app = make_failing(make_inbox_app, messages=12, max_attempts=9)
     inbox = bound_inbox(app)
     assert inbox.breaker.rests(f"{__name__}.fails")
-    waiting = [one for one in inbox.troubles() if one.state is State.WAITING]
-    assert sum(one.count for one in waiting) == 12
-    assert all(one.error_key for one in waiting)
+    (rests,) = [one for one in inbox.troubles() if not one.error_key]
+    assert (rests.state, rests.failed_by) == (State.WAITING, f"{__name__}.fails")
+    assert sum(one.count for one in inbox.troubles()) == 12
+    group: dict[str, Any] = {"failed_by": rests.failed_by, "error_key": "", "state": State.WAITING}
+    assert len(inbox.failed(**group)) == rests.count == 7
+    assert inbox.retry([inbox.failed(**group)[0].id], **group) == 1
+    assert inbox.discard(**group) == 6
+    assert sum(one.count for one in inbox.troubles()) == 5
 
 
 def test_one_that_asks_for_later_is_no_error(make_inbox_app: MakeApp) -> None:

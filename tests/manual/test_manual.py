@@ -487,7 +487,7 @@ def test_quickstart(tmp_path: Path) -> None:
             for line in block.code.splitlines():
                 if line.startswith("export "):
                     key, _, value = line.removeprefix("export ").partition("=")
-                    env[key] = shlex.split(value)[0]
+                    env[key] = shlex.split(value)[0].replace(":8900", f":{ants_port}")
                 elif line == "flask --app receiver run":
                     stack.enter_context(process(shlex.split(line), tmp_path, env, "server.log"))
                     wait_for(lambda: is_open(port))
@@ -517,6 +517,8 @@ def test_quickstart(tmp_path: Path) -> None:
                         assert len(re.findall(r"^delivered: ", said, re.MULTILINE)) == (
                             seen["delivered"] + 100
                         )
+                    elif " reconcile " in line:
+                        assert re.search(r"already there +[1-9]", output), output
                     elif line.endswith("quarantine list"):
                         assert (
                             output.count("source=ants_dr") == 4
