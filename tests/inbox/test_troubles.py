@@ -163,6 +163,17 @@ def test_what_was_discarded_is_told_from_what_all_have_had(
     assert (report.state, report.failed_by) == (State.DONE, None)
 
 
+def test_what_was_discarded_stays_so_when_it_is_erased(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(max_attempts=1)
+    message_reported.connect(fails, sender=app)
+    Ants(app.test_client()).post(callback(detail(messageId="0", to="66812345678")))
+    inbox = bound_inbox(app)
+    assert inbox.discard() == 1
+    assert inbox.erase("081 234 5678").details == 1
+    (report,) = inbox.history("0", "66812345678")
+    assert (report.message, report.failed_by) == (None, f"{__name__}.fails")
+
+
 def test_what_its_process_did_not_survive_can_be_discarded(make_inbox_app: MakeApp) -> None:
     app = make_inbox_app(eager=False, max_attempts=1)
     Ants(app.test_client()).post(some(1))
