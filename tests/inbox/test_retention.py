@@ -182,7 +182,7 @@ def test_more_than_one_page_in_many_pieces(
 ) -> None:
     monkeypatch.setattr(retention, "_PAGE", 7)
     monkeypatch.setattr(retention, "_BYTES", 200)
-    monkeypatch.setattr(retention, "_LARGEST_SIZE", 4)
+    monkeypatch.setattr(retention, "_LARGEST_SIZE", 2)
     monkeypatch.setattr(retention, "_LEAST_ROWS", 2)
     app = make_inbox_app()
     ants = Ants(app.test_client())
