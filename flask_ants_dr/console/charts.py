@@ -47,10 +47,6 @@ class Chart:
     height: int = HEIGHT
     left: int = _LEFT
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.rectangles
-
 
 def spans(since: datetime, until: datetime, width: int) -> list[datetime]:
     """The beginnings of the bars between two times, 60 of them at most.

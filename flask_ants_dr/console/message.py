@@ -18,6 +18,17 @@ _DIGITS = 4
 _ENTRIES = 1000
 """Of one identifier: a sender may give the same one to all messages of a bulk."""
 
+ENTRY_COLUMNS: tables.Columns = {
+    "state": lambda entry: entry.state or "",
+    "message": lambda entry: entry.message_id,
+    "to": lambda entry: entry.to and f"***{last_digits(entry.to)}",
+    "sender": lambda entry: entry.sender,
+    "bulk": lambda entry: entry.bulk_id,
+    "reference": lambda entry: entry.reference,
+    "sent": lambda entry: entry.send_date or entry.expected_at,
+}
+"""What a CSV has of a message as the ledger has it."""
+
 REPORT_COLUMNS: tables.Columns = {
     "id": lambda report: report.id,
     "message": lambda report: report.message and report.message.message_id,

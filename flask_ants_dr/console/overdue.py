@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import reconcile as reconcile_
 from . import tables
+from .message import ENTRY_COLUMNS
 from .message import last_digits
 from .page import back
 from .page import current_inbox
@@ -24,13 +25,7 @@ AFTER = {
 }
 
 _COLUMNS: tables.Columns = {
-    "state": lambda entry: entry.state or "",
-    "message": lambda entry: entry.message_id,
-    "to": lambda entry: entry.to and f"***{last_digits(entry.to)}",
-    "sender": lambda entry: entry.sender,
-    "bulk": lambda entry: entry.bulk_id,
-    "reference": lambda entry: entry.reference,
-    "sent": lambda entry: entry.send_date or entry.expected_at,
+    **ENTRY_COLUMNS,
     "reported": lambda entry: entry.reported_at,
 }
 

@@ -17,6 +17,7 @@ from ..inbox import Ledger
 from ..inbox.phones import international
 from ..models import DeliveryState
 from . import tables
+from .message import ENTRY_COLUMNS
 from .message import REPORT_COLUMNS
 from .message import duration
 from .message import find_entry
@@ -33,13 +34,7 @@ _IDENTIFIERS = {"message": "message_id", "bulk": "bulk_id", "reference": "refere
 _NOTHING: tables.Page[Any] = tables.Page([], None, is_first=True)
 
 _COLUMNS: tables.Columns = {
-    "state": lambda entry: entry.state or "",
-    "message": lambda entry: entry.message_id,
-    "to": lambda entry: entry.to and f"***{last_digits(entry.to)}",
-    "sender": lambda entry: entry.sender,
-    "bulk": lambda entry: entry.bulk_id,
-    "reference": lambda entry: entry.reference,
-    "sent": lambda entry: entry.send_date or entry.expected_at,
+    **ENTRY_COLUMNS,
     "done": lambda entry: entry.done_date,
     "took_seconds": duration,
     "reports": lambda entry: entry.reports,
