@@ -67,9 +67,9 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> str:
 
     .NET programs write ``encoding="utf-16"`` into XML that they then send as UTF-8. So Unicode is
     recognized by the bytes alone: by a byte order mark, by the zero bytes of UTF-16 and UTF-32, or
-    by being valid UTF-8. Other bytes are read as the sender says. (A body in an 8-bit encoding
-    whose every letter beyond ASCII happens to be part of valid UTF-8 is taken for UTF-8; Thai has
-    such words, of a few letters, but hardly such texts.)
+    by being valid UTF-8, or nearly so. Other bytes are read as the sender says. (A body in an 8-bit
+    encoding nearly all of whose letters beyond ASCII happen to be parts of valid UTF-8 is taken for
+    UTF-8; Thai has such words, of a few letters, but hardly such texts.)
 
     :param body: the bytes as they came.
     :param is_xml: whether the document itself can name an encoding.
@@ -113,8 +113,9 @@ def _read(body: bytes, encodings: list[str]) -> tuple[str, str]:
             pass
         if encoding == "utf-8" and (mended := _mended(body, encoding)) is not None:
             # Of what else it may be, no text is full of letters that are valid UTF-8.
-            letters = len(mended) - len(mended.encode("ascii", "ignore"))
-            if letters > 2 * mended.count("\ufffd"):
+            unreadable = mended.count("\ufffd")
+            letters = len(mended) - len(mended.encode("ascii", "ignore")) - unreadable
+            if letters > 2 * unreadable:
                 return mended, encoding
     for encoding in encodings:
         if (mended := _mended(body, encoding)) is not None:
