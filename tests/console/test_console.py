@@ -543,6 +543,24 @@ def test_what_was_discarded_is_said_of_the_message(
     assert "All subscribers have had it" not in html
 
 
+def test_what_was_given_up_and_then_erased_is_said_of_the_message(
+    app: Flask, browser: Browser, group: dict[str, Any]
+) -> None:
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_messages SET failed_by = NULL WHERE id = 1")
+    assert inbox.erase(NUMBER).details == 3
+    assert "deleted or erased by now" in browser.get("message?id=fail0").text
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM ants_dr_ledger")
+    for id in ("fail0", "fail1", "fail2"):
+        inbox.ledger.expect(id, NUMBER)  # which leads to its reports again
+        html = browser.get(f"message?id={id}&end=5678").text
+        assert "A report that is erased" in html
+        assert "Given up" in html
+        assert "All subscribers have had it" not in html
+
+
 @pytest.mark.parametrize("form", [{}, {"state": "done", "failed_by": "", "error_key": ""}])
 def test_an_action_needs_a_group(browser: Browser, form: dict[str, str]) -> None:
     assert browser.post("needs-you/discard", **form).status_code == 400
