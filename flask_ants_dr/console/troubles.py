@@ -39,9 +39,7 @@ _COLUMNS: tables.Columns = {
 def show() -> str | AnyResponse:
     """The groups, the largest first."""
     state = request.args.get("state")
-    found = [
-        one for one in current_inbox().troubles() if state not in _STATES or one.state == state
-    ]
+    found = current_inbox().troubles(state=State(state) if state in _STATES else None)
     if tables.wants_csv():
         return tables.as_csv("needs-you", found, _COLUMNS)
     return render("troubles.html", troubles=found, states=_STATES, rests=timedelta(seconds=RESTS))
@@ -57,15 +55,7 @@ def show_group() -> str | AnyResponse:
         "failed.html",
         page=tables.page(fetch, _ROWS),
         group=group,
-        trouble=next(
-            (
-                one
-                for one in inbox.troubles()
-                if (one.state, one.failed_by, one.error_key)
-                == (group["state"], group["failed_by"], group["error_key"])
-            ),
-            None,
-        ),
+        trouble=next(iter(inbox.troubles(**group)), None),
         last_digits=last_digits,
     )
 
