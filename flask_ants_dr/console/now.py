@@ -8,17 +8,17 @@ from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 
-from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import CallbackCount
 from . import charts
+from . import ranges
 from . import tables
 from .page import current_inbox
 from .page import render
 from .page import status
 
-RANGES = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+_RANGES = ("1h", "24h")
 
 _SILENCE = timedelta(minutes=15)
 """From what time on it is said that nothing comes."""
@@ -37,9 +37,8 @@ _COLUMNS: tables.Columns = {
 
 def show() -> str | AnyResponse:
     inbox, now = current_inbox(), datetime.now(UTC)
-    range_ = request.args.get("range", "1h")
-    range_ = range_ if range_ in RANGES else "1h"
-    since = now - RANGES[range_]
+    range_ = ranges.chosen("1h", _RANGES)
+    since = ranges.begin(range_, now)
     counted = inbox.figures.callbacks(since, by=("start", "status"))
     answers = _by_answer(counted)
     if tables.wants_csv():
@@ -64,7 +63,7 @@ def show() -> str | AnyResponse:
         ],
         answers=answers,
         throughput=throughput,
-        range_names=list(RANGES),
+        range_names=_RANGES,
         range_=range_,
         last=last,
         refused_by=max(answers_since, key=answers_since.__getitem__, default=None),

@@ -807,6 +807,7 @@ class BoundInbox:
         *,
         newest: bool = False,
         whole: bool | None = None,
+        since: datetime | None = None,
         cursor: str | None = None,
     ) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
@@ -814,13 +815,20 @@ class BoundInbox:
         :param limit: how many, at most; all by default.
         :param newest: the newest first.
         :param whole: only whole callbacks, or only details of those whose others were taken.
+        :param since: only what came after this time, which is aware.
         :param cursor: only those behind the one that has it.
         :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
             return quarantine.list_all(
-                connection, self.source, limit, newest=newest, whole=whole, cursor=cursor
+                connection,
+                self.source,
+                limit,
+                newest=newest,
+                whole=whole,
+                since=since,
+                cursor=cursor,
             )
 
     def drop(self, ids: Sequence[int]) -> int:

@@ -447,7 +447,7 @@ def test_now_says_what_was_answered(app: Flask, browser: Browser) -> None:
     html = browser.get("now").text
     assert "No worker is alive" in html
     assert re.search(
-        r"could not be read · <a href=\"/ants-dr/quarantine\">kept in quarantine", html
+        r"could not be read · <a href=\"/ants-dr/quarantine\?range=1h\">kept in quarantine", html
     )
     assert "wrong user name or password · not kept" in html
 
