@@ -51,6 +51,8 @@ from flask_ants_dr.models import MessageReport
 from flask_ants_dr.models import Status
 
 _BATCH = 500
+_CALLBACKS = 50
+"""Stored in one transaction."""
 _ROUNDS = 7
 _DAYS = 30
 _SENDERS = ("MyShop", "Bank", "Alerts", "OTP", "News")
@@ -59,9 +61,18 @@ _STATES = ("DELIVERED", "UNDELIVERED", "EXPIRED", "PENDING")
 
 def fill(inbox: BoundInbox, count: int) -> None:
     """Make it look as after a month: nearly all is done, and some is in trouble."""
-    for first in range(0, count, _BATCH):
-        inbox.database.run(partial(_callback, first=first, count=count))
+    some = _BATCH * _CALLBACKS
+    for first in range(0, count, some):
+        numbers = range(first, min(first + some, count), _BATCH)
+        inbox.database.run(partial(_callbacks, numbers=numbers, count=count), durable=False)
     inbox.database.run(_counts)
+
+
+def _callbacks(connection: Connection, numbers: range, count: int) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA cache_size = -500000")  # KiB
+    for first in numbers:
+        _callback(connection, first, count)
 
 
 def _callback(connection: Connection, first: int, count: int) -> None:

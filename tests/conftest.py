@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import ReferenceType
 
+import certifi
 import pytest
 from flask import Flask
 from hypothesis import settings
@@ -40,8 +41,8 @@ settings.load_profile("tests")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are CPUs: many tests wait for a server."""
-    return (os.cpu_count() or 1) + 1
+    """Two processes more than there are CPUs: many tests wait for a server."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,6 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for server in ("postgresql", "mariadb"):
                 if server in (*item.fixturenames, parameters.get("inbox_url")):
                     item.add_marker(server)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each HTTP client reads the certificates of all authorities, though none is asked for here."""
+    one, end, _ = Path(certifi.where()).read_text("ascii").partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("authorities") / "one.pem"
+    file.write_text(one + end, "ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
 
 
 @pytest.fixture(autouse=True)

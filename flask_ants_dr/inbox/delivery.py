@@ -10,11 +10,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
+from typing import Self
 
 from ..dispatch import Turns
 from ..errors import InboxUnavailable
@@ -324,6 +327,37 @@ class _Keeper:
             del batches
 
 
+class Closing:
+    """Marks the end of a batch while the next one is claimed and read.
+
+    None is begun before that. For a thread that dispatches one batch after the other; used as a
+    context manager, at whose end nothing is left to mark.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "ants-dr-mark")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._executor.shutdown()
+
+    def close(self, batch: Batch) -> None:
+        """Begin to close a batch."""
+        self._last = self._executor.submit(batch.close)
+
+    def wait(self) -> None:
+        """Wait until it is closed.
+
+        :raises InboxUnavailable: the database failed. The keeper tries again until it works.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
 _keeper = _Keeper()
 if hasattr(os, "register_at_fork"):  # which Windows has not
     os.register_at_fork(after_in_child=_keeper.reset)
@@ -336,11 +370,13 @@ def dispatch(
     load: Callable[[int], Loaded],
     stop: Callable[[], bool],
     before: Callable[[], None] = lambda: None,
+    close: Callable[[Batch], None] = Batch.close,
 ) -> None:
     """Dispatch claimed messages one by one, and mark what becomes of them.
 
     :param load: reads a stored callback.
     :param before: what is to be done first, under the claim.
+    :param close: marks what is left to mark, at the end.
     :param stop: asked before each message; those that were not begun are given back.
     :raises InboxUnavailable: the database failed. What has an outcome is marked, and what has not
         begun is given back, as soon as it works again.
@@ -373,7 +409,7 @@ def dispatch(
                     tell_of_attempt(inbox, outcome, report)
                     tell_of_dead(inbox, outcome, message, report)
     finally:
-        batch.close()
+        close(batch)
 
 
 def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None:

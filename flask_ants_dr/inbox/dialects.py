@@ -43,10 +43,10 @@ from sqlalchemy import column
 from sqlalchemy import create_engine
 from sqlalchemy import delete
 from sqlalchemy import event
+from sqlalchemy import exists
 from sqlalchemy import func
 from sqlalchemy import literal
 from sqlalchemy import select
-from sqlalchemy import true
 from sqlalchemy import update
 from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects import postgresql
@@ -233,14 +233,18 @@ class _WithReturning(Dialect):
         )
         status_key = func.substr(each.c.value, 1, _KEY_CHARACTERS)
         position = cast(func.substr(each.c.value, _KEY_CHARACTERS + 1), Integer)
-        chosen = select(*columns, each.c.key, position, status_key).where(true())
+        # An older release has stored what has no status key.
+        old = table.alias()
+        is_old = exists().where(old.c.status_key.is_(None), old.c.key == each.c.key)
+        chosen = select(*columns, each.c.key, position, status_key).where(~is_old)
         names = [*values, "key", "position", "status_key"]
-        return self._new(connection, table, self.insert(table).from_select(names, chosen))
+        insertion = self.insert(table).from_select(names, chosen)
+        return self._new(connection, insertion, ["status_key", "key"])
 
     def insert_rows(
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, int]:
-        return self._new(connection, table, self.insert(table), rows)
+        return self._new(connection, self.insert(table), ["key"], rows)
 
     def upsertion(self, insertion: Any, changes: Changes) -> Any:
         table = insertion.table
@@ -249,10 +253,10 @@ class _WithReturning(Dialect):
         return insertion.on_conflict_do_update(index_elements=unique, set_=set_)
 
     def _new(
-        self, connection: Connection, table: Table, statement: Any, *rows: Any
+        self, connection: Connection, insertion: Any, unique: Sequence[str], *rows: Any
     ) -> dict[str, int]:
-        unless_there = statement.on_conflict_do_nothing(index_elements=["key"])
-        returning = unless_there.returning(table.c.key, table.c.id)
+        unless_there = insertion.on_conflict_do_nothing(index_elements=unique)
+        returning = unless_there.returning(insertion.table.c.key, insertion.table.c.id)
         return {row[0]: row[1] for row in connection.execute(returning, *rows)}
 
     def change(
@@ -517,9 +521,13 @@ class MySQL(Dialect):
         rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
+        # An older release has stored what has no status key.
+        is_old = table.c.status_key.is_(None) & table.c.key.in_(rows)
+        old = set(connection.scalars(select(table.c.key).where(is_old)))
         each = [
             {**values, "key": key, "position": position, "status_key": status_key}
             for key, (position, status_key) in rows.items()
+            if key not in old
         ]
         return self.insert_rows(connection, table, each)
 

@@ -331,12 +331,18 @@ class BoundInbox:
         self.database.run(store)
 
     def take(
-        self, ids: Sequence[int] | None = None, *, stop: Callable[[], bool] | None = None
+        self,
+        ids: Sequence[int] | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        closing: delivery.Closing | None = None,
     ) -> int:
         """Claim messages that are due, dispatch them, and return how many there were.
 
         :param ids: only these.
         :param stop: asked before each message; those that were not begun are given back.
+        :param closing: marks the end of what is claimed while the next claim is made, where the
+            database can do both at once; else all is marked at the return.
         :raises InboxUnavailable: the database failed. What was dispatched is marked, and what was
             claimed is given back, as soon as it works again.
         """
@@ -375,8 +381,11 @@ class BoundInbox:
                 self._remember(rows[0].callback_id, envelope)
             for row in lost:
                 self._give_up(row)
+            if closing:
+                closing.wait()
 
-        delivery.dispatch(self, token, rows, self._load, stop or _never, before)
+        close = closing.close if closing and not self.database.is_sqlite else delivery.Batch.close
+        delivery.dispatch(self, token, rows, self._load, stop or _never, before, close)
         return len(rows)
 
     @property

@@ -433,7 +433,9 @@ def of_message(connection: Connection, message_key: str, limit: int) -> list[Sto
     """
     width = _KEY_CHARACTERS - len(message_key)
     first, last = (message_key + digit * width for digit in "0f")
-    return _stored(connection, messages.c.status_key.between(first, last), limit)
+    # Not BETWEEN, in which PostgreSQL takes no collation of a parameter.
+    is_theirs = (messages.c.status_key >= first) & (messages.c.status_key <= last)
+    return _stored(connection, is_theirs, limit)
 
 
 def of_bulk(
@@ -631,7 +633,7 @@ def without_status_key(
 def note_status_keys(connection: Connection, status_keys: Mapping[str, str]) -> None:
     """Note the status keys of messages, by their keys, where an older release has stored them."""
     for key, status_key in sorted(status_keys.items()):
-        this = update(messages).where(messages.c.key == key)
+        this = update(messages).where(messages.c.status_key.is_(None), messages.c.key == key)
         connection.execute(this.values(status_key=status_key))
 
 

@@ -42,20 +42,21 @@ class State(StrEnum):
 metadata = MetaData()
 
 #: The version of these tables; that of a database's is in its ``version``.
-VERSION = "0006"
+VERSION = "0007"
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
 # MariaDB's and MySQL's texts and bodies end at 64 KiB, unless they are long ones; what is in an
-# index has a length; and a FLOAT of 53 bits is reflected as what it is.
+# index has a length; and a FLOAT of 53 bits is reflected as what it is. Names and keys are compared
+# byte by byte, as SQLite does: by a language's rules it takes longer, and keys have no order.
 _MYSQL = ("mysql", "mariadb")
+_by_bytes = Text(collation="C")
 _Text = Text().with_variant(LONGTEXT(), *_MYSQL)
-_Name = Text().with_variant(String(255), *_MYSQL)
-_Word = Text().with_variant(String(32), *_MYSQL)
+_Name = Text().with_variant(String(255), *_MYSQL).with_variant(_by_bytes, "postgresql")
+_Word = Text().with_variant(String(32), *_MYSQL).with_variant(_by_bytes, "postgresql")
 _Body = LargeBinary().with_variant(LONGBLOB(), *_MYSQL)
 _Time = Float(53).with_variant(Double(), *_MYSQL)
 
-# Names and keys are compared byte by byte, as elsewhere.
 _OPTIONS: dict[str, Any] = {
     f"{dialect}_{option}": value
     for dialect in _MYSQL
@@ -98,10 +99,10 @@ messages = Table(
     Column("id", _Id, primary_key=True),
     Column("callback_id", _Id, ForeignKey("ants_dr_callbacks.id"), nullable=False, index=True),
     Column("source", _Name, nullable=False),
-    Column("key", _Word, nullable=False, unique=True),
+    Column("key", _Word, nullable=False),
     # What is the same however a status of a message is reported: a hash of the message, and then
     # one of the status.
-    Column("status_key", _Word, index=True),
+    Column("status_key", _Word),
     Column("position", Integer, nullable=False),
     Column("state", _Word, nullable=False),
     Column("attempts", Integer, nullable=False),
@@ -122,6 +123,9 @@ messages = Table(
     Column("finished_at", _Time),
     # When it was erased from its callback's body, which it can no longer be read from.
     Column("erased_at", _Time),
+    # One index for both, because each change of a message costs for each index. What is the same by
+    # its key has one status key.
+    Index("ix_ants_dr_messages_key", "status_key", "key", unique=True),
     **_OPTIONS,
 )
 

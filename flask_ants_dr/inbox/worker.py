@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from ..log import RECONCILE
 from ..log import WORKER
 from ..log import about
 from . import reconcile as reconciling
+from .delivery import Closing
 from .inbox import BoundInbox
 from .workers import SEEN
 from .workers import SignOfLife
@@ -62,11 +64,15 @@ def work(
         return stop.is_set() or bool(blocked())
 
     def drain() -> None:
+        with ExitStack() as stack:
+            drain_each([(one, stack.enter_context(Closing())) for one in inboxes])
+
+    def drain_each(closings: Sequence[tuple[BoundInbox, Closing]]) -> None:
         while not ends():
             count = 0
-            for inbox in inboxes:
+            for inbox, closing in closings:
                 try:
-                    count += inbox.take(stop=ends)
+                    count += inbox.take(stop=ends, closing=closing)
                 except InboxUnavailable:
                     if once:
                         raise

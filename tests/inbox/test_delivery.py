@@ -27,6 +27,7 @@ from flask_ants_dr import message_reported
 from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import Redelivered
+from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox import messages as statements
 from flask_ants_dr.inbox.delivery import Breaker
 from flask_ants_dr.inbox.tables import messages
@@ -347,6 +348,66 @@ def test_a_short_failure_of_the_database(
     is_down.clear()
     wait_for(lambda: (drain(app), counts(app)["done"] == 50)[1])
     assert Counter(heard) == {f"m{number}": 1 for number in range(50)}
+
+
+def test_none_is_begun_before_those_of_the_last_claim_are_marked(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what is heard again after a process was killed is what one group has, and not two."""
+    app = make_inbox_app(eager=False)
+    inbox = bound_inbox(app)
+    monkeypatch.setattr(delivery, "BATCH", 5)
+    mark = statements.mark
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.05)
+        return mark(*args)
+
+    monkeypatch.setattr(statements, "mark", slow)
+    done: list[int] = []
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        if int(message.message_id[1:]) % 5 == 0:
+            done.append(counts(app)["done"])
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(20))
+    assert not work([inbox], concurrency=1, poll=1, once=True, stop=threading.Event())
+    assert done == [0, 5, 10, 15]
+    assert counts(app) == {"pending": 0, "done": 20, "dead": 0}
+
+
+def test_what_a_worker_could_not_mark(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so and goes on when it is marked, and nothing is dispatched twice."""
+    app = make_inbox_app(eager=False)
+    inbox = bound_inbox(app)
+    monkeypatch.setattr(delivery, "BATCH", 5)
+    mark, failures = statements.mark, iter([InboxUnavailable("gone")] * 3)
+
+    def failing(*args: Any) -> Any:
+        for error in failures:
+            raise error
+        return mark(*args)
+
+    monkeypatch.setattr(statements, "mark", failing)
+    calls: Counter[str] = Counter()
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        calls[message.message_id] += 1
+
+    message_reported.connect(subscriber, sender=app)
+    Ants(app.test_client()).post(many(20))
+    stop = threading.Event()
+
+    def done(count: int) -> None:
+        if counts(app)["done"] == 20:
+            stop.set()
+
+    assert not work([inbox], concurrency=1, poll=0.01, once=False, stop=stop, done=done)
+    assert calls == {f"m{number}": 1 for number in range(20)}
+    assert "the database failed; trying again" in caplog.text
 
 
 def test_a_group_is_marked_while_a_subscriber_runs(make_inbox_app: MakeApp) -> None:

@@ -113,7 +113,15 @@ def schema_of(connection: Connection) -> dict[str, Any]:
     return {
         table: (
             {one["name"]: str(one["type"]) for one in inspector.get_columns(table)},
-            {one["name"]: one["column_names"] for one in inspector.get_indexes(table)},
+            {
+                one["name"]: (
+                    one["column_names"],
+                    bool(one["unique"]),
+                    str(one.get("dialect_options", {}).get("sqlite_where")),
+                )
+                for one in inspector.get_indexes(table)
+            },
+            inspector.get_unique_constraints(table),
             inspector.get_pk_constraint(table)["constrained_columns"],
         )
         for table in inspector.get_table_names()

@@ -175,7 +175,7 @@ status = ants.post(body, sys.argv[1]).status_code
 print(status, (peak() - before) / len(body))
 """
 
-MEGABYTES = 1_500_000
+BODY_BYTES = 700_000
 DENSE = {
     "arrays": ('{"details":[],"x":[[]', ",[]", "]}", JSON),
     "objects": ('{"details":[],"x":[{}', ",{}", "]}", JSON),
@@ -198,7 +198,7 @@ DENSE = {
 @pytest.mark.parametrize("name", DENSE)
 def test_memory(name: str) -> None:
     head, unit, tail, content_type = DENSE[name]
-    count = MEGABYTES // len(unit.replace("%06x", "123456"))
+    count = BODY_BYTES // len(unit.replace("%06x", "123456"))
     units = (unit % number if "%" in unit else unit for number in range(count))
     body = (head + "".join(units) + tail).encode()
     run = subprocess.run(

@@ -15,8 +15,8 @@ from ..tables import version
 
 _FIRST = "0001"
 
-# The tables that each version has made, and a column that it has added, by which those are known
-# that nobody has noted the version of.
+# The tables that each version has made, and a column or an index that it has added, by which those
+# are known that nobody has noted the version of.
 _MADE = {
     _FIRST: {"ants_dr_callbacks", "ants_dr_messages", "ants_dr_quarantine"},
     "0003": {"ants_dr_tasks"},
@@ -34,6 +34,7 @@ _ADDED = {
     "0004": ("ants_dr_ledger", "rank"),
     "0005": ("ants_dr_messages", "status_key"),
     "0006": ("ants_dr_messages", "error_key"),
+    "0007": ("ants_dr_messages", "ix_ants_dr_messages_key"),
 }
 
 
@@ -83,14 +84,14 @@ def _version(connection: Connection) -> str | None:
     # Made before there were versions, or by a host's own Alembic; or where making tables is no
     # transaction, and was cut off.
     inspector = inspect(connection)
-    columns = {
-        (table, column["name"])
+    parts = {
+        (table, part["name"])
         for table in metadata.tables
         if inspector.has_table(table)
-        for column in inspector.get_columns(table)
+        for part in (*inspector.get_columns(table), *inspector.get_indexes(table))
     }
-    has = {table for table, _ in columns}
-    found = max((one for one, added in _ADDED.items() if added in columns), default=_FIRST)
+    has = {table for table, _ in parts}
+    found = max((one for one, added in _ADDED.items() if added in parts), default=_FIRST)
     is_whole = all(has >= tables for one, tables in _MADE.items() if one <= found)
     return found if is_whole else None
 
