@@ -31,6 +31,8 @@ _PAGES: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
     ("/", "find", search.find, "POST"),
     ("/message", "message", message.show, "GET"),
     ("/message", "texts", message.show_texts, "POST"),
+    ("/message/retry", "retry_message", message.retry, "POST"),
+    ("/message/discard", "discard_message", message.discard, "POST"),
     ("/now", "now", now.show, "GET"),
     ("/needs-you", "troubles", troubles.show, "GET"),
     ("/needs-you/messages", "failed", troubles.show_group, "GET"),

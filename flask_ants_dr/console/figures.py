@@ -10,7 +10,6 @@ from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 
-from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import MessageCount
@@ -18,16 +17,10 @@ from ..inbox.figures import LONGER
 from ..inbox.figures import TOOK
 from ..models import DeliveryState
 from . import charts
+from . import ranges
 from . import tables
 from .page import current_inbox
 from .page import render
-
-RANGES = {
-    "1h": timedelta(hours=1),
-    "24h": timedelta(hours=24),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
-}
 
 GROUPS: Mapping[str, set[DeliveryState]] = {
     "good": {DeliveryState.DELIVERED},
@@ -59,9 +52,8 @@ class Sender:
 
 def show() -> str | AnyResponse:
     inbox, now = current_inbox(), datetime.now(UTC)
-    range_ = request.args.get("range", "24h")
-    range_ = range_ if range_ in RANGES else "24h"
-    since = now - RANGES[range_]
+    range_ = ranges.chosen("24h")
+    since = ranges.begin(range_, now)
     if tables.wants_csv():
         counted = inbox.figures.messages(since, by=("start", "sender", "state"))
         return tables.as_csv(f"figures-{range_}", counted, _COLUMNS)
@@ -77,9 +69,8 @@ def show() -> str | AnyResponse:
         by_state[one.state] += one.messages
     return render(
         "figures.html",
-        range_names=list(RANGES),
+        range_names=ranges.RANGES,
         range_=range_,
-        since=since,
         over_time=charts.over_time(starts, by_group),
         by_state=[(state, by_state[state]) for state in DeliveryState if by_state[state]],
         final=sum(count for state, count in by_state.items() if state and state.is_final),
@@ -91,6 +82,8 @@ def show() -> str | AnyResponse:
             width=charts.WIDTH * 2 // 3,
             every=1,
         ),
+        within=[_within(took, percent) for percent in (50, 95)],
+        longest=timedelta(seconds=TOOK[-1]),
     )
 
 
@@ -104,6 +97,18 @@ def _senders(counted: Sequence[MessageCount]) -> list[Sender]:
             if one.state is DeliveryState.DELIVERED:
                 delivered[one.sender or ""] += one.messages
     return [Sender(name, count, delivered[name]) for name, count in final.most_common(100)]
+
+
+def _within(took: Mapping[int | None, int], percent: int) -> timedelta | None:
+    """Within what time so many messages or more were done: a bound that they are counted under.
+
+    It is ``None`` where it was longer than the last one, or nothing is known.
+    """
+    known = sum(took[bound] for bound in (*TOOK, LONGER))
+    for place, bound in enumerate(TOOK, 1):
+        if known and sum(took[one] for one in TOOK[:place]) * 100 >= percent * known:
+            return timedelta(seconds=bound)
+    return None
 
 
 def _short(seconds: int) -> str:

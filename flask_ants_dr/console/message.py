@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import abort
 from flask import request
+from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import BoundInbox
 from ..inbox import Entry
 from ..inbox import Ledger
 from ..inbox import Report
+from ..inbox import State
 from . import tables
 from .access import note_asked
+from .page import back
 from .page import current_inbox
+from .page import form_id
 from .page import render
+
+FAILED = (State.DEAD, State.WAITING)
+"""Where a report stands that somebody can have tried again, or be done with."""
 
 _DIGITS = 4
 _ENTRIES = 1000
@@ -75,6 +84,16 @@ def show_texts() -> str:
     return shown
 
 
+def retry() -> AnyResponse:
+    """Have one report of it tried again."""
+    return _act(current_inbox().retry, "retried")
+
+
+def discard() -> AnyResponse:
+    """Be done with one report of it that failed."""
+    return _act(current_inbox().discard, "discarded")
+
+
 def find_entry(ledger: Ledger, message_id: str, end: str | None) -> Entry | None:
     """A message by its identifier and the last digits of its number."""
     found = ledger.find(message_id=message_id, limit=_ENTRIES)
@@ -91,6 +110,14 @@ def duration(entry: Entry) -> float | None:
     if entry.send_date is None or entry.done_date is None or not entry.is_final:
         return None
     return (entry.done_date - entry.send_date).total_seconds()
+
+
+def _act(action: Callable[..., int], notice: str) -> AnyResponse:
+    report, state = form_id("report"), request.form.get("state")
+    if report is None or state not in FAILED:
+        abort(400, "It is not said which report.")
+    done = action([report], state=State(state))
+    return back(".message", notice, done, of=request.args.get("id"))
 
 
 def _of_bulk(inbox: BoundInbox, id: str, end: str | None) -> list[Report]:

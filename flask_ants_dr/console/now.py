@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 
-from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
+from ..inbox import CallbackCount
 from . import charts
+from . import ranges
 from . import tables
 from .page import current_inbox
 from .page import render
 from .page import status
 
-RANGES = {"1h": timedelta(hours=1), "24h": timedelta(hours=24)}
+_RANGES = ("1h", "24h")
 
 _SILENCE = timedelta(minutes=15)
 """From what time on it is said that nothing comes."""
@@ -34,13 +37,12 @@ _COLUMNS: tables.Columns = {
 
 def show() -> str | AnyResponse:
     inbox, now = current_inbox(), datetime.now(UTC)
-    range_ = request.args.get("range", "1h")
-    range_ = range_ if range_ in RANGES else "1h"
-    since = now - RANGES[range_]
-    answers = inbox.figures.callbacks(since)
+    range_ = ranges.chosen("1h", _RANGES)
+    since = ranges.begin(range_, now)
+    counted = inbox.figures.callbacks(since, by=("start", "status"))
+    answers = _by_answer(counted)
     if tables.wants_csv():
         return tables.as_csv("callbacks", answers, _COLUMNS)
-    counted = inbox.figures.callbacks(since, by=("start", "status"))
     starts = charts.spans(since, now, inbox.figures.width(since))
     taken, refused = (
         charts.by_start(
@@ -55,12 +57,33 @@ def show() -> str | AnyResponse:
     return render(
         "now.html",
         status=found,
-        workers=inbox.workers(),
+        workers=[
+            one | {name: datetime.fromisoformat(one[name]) for name in ("since", "seen_at")}
+            for one in found["workers"]
+        ],
         answers=answers,
         throughput=throughput,
-        range_names=list(RANGES),
+        range_names=_RANGES,
         range_=range_,
         last=last,
         refused_by=max(answers_since, key=answers_since.__getitem__, default=None),
         silence=now - last if last and now - last > _SILENCE else None,
     )
+
+
+def _by_answer(counted: Iterable[CallbackCount]) -> list[CallbackCount]:
+    """The counts of all spans together."""
+    by_status: dict[int, list[CallbackCount]] = defaultdict(list)
+    for one in counted:
+        by_status[one.status or 0].append(one)
+    return [
+        CallbackCount(
+            status=status,
+            callbacks=sum(one.callbacks for one in counts),
+            size=sum(one.size for one in counts),
+            seconds=sum(one.seconds for one in counts),
+            slowest=max(one.slowest for one in counts),
+            last_at=max(one.last_at for one in counts),
+        )
+        for status, counts in sorted(by_status.items())
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC
+from datetime import datetime
 from functools import partial
 
 from flask import abort
@@ -13,6 +15,7 @@ from ..errors import CallbackError
 from ..errors import InboxUnavailable
 from ..escaping import printable
 from ..inbox import Quarantined
+from . import ranges
 from . import tables
 from .access import note_asked
 from .page import back
@@ -40,11 +43,18 @@ _LETTER_OR_DIGIT = re.compile(r"\w")
 
 def show() -> str | AnyResponse:
     """What is in it, the newest first."""
-    whole = _KINDS.get(request.args.get("kind", ""))
-    fetch = partial(current_inbox().quarantined, newest=True, whole=whole)
+    whole, range_ = _KINDS.get(request.args.get("kind", "")), ranges.chosen("")
+    since = ranges.begin(range_, datetime.now(UTC)) if range_ else None
+    fetch = partial(current_inbox().quarantined, newest=True, whole=whole, since=since)
     if tables.wants_csv():
         return tables.as_csv("quarantine", tables.every(fetch), _COLUMNS)
-    return render("quarantine.html", page=tables.page(fetch), kinds=list(_KINDS), reasons=reasons)
+    return render(
+        "quarantine.html",
+        page=tables.page(fetch),
+        kinds=list(_KINDS),
+        range_names=ranges.RANGES,
+        reasons=reasons,
+    )
 
 
 def show_entry(*, is_masked: bool = True) -> str:

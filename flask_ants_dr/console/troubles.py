@@ -13,14 +13,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..inbox import State
 from ..inbox.delivery import RESTS
 from . import tables
+from .message import FAILED
 from .message import REPORT_COLUMNS
 from .message import last_digits
 from .page import back
 from .page import current_inbox
 from .page import form_id
 from .page import render
-
-_STATES = (State.DEAD, State.WAITING)
 
 # Fewer than elsewhere: each may be of another callback, the whole of which has to be read.
 _ROWS = 25
@@ -39,12 +38,10 @@ _COLUMNS: tables.Columns = {
 def show() -> str | AnyResponse:
     """The groups, the largest first."""
     state = request.args.get("state")
-    found = [
-        one for one in current_inbox().troubles() if state not in _STATES or one.state == state
-    ]
+    found = current_inbox().troubles(state=State(state) if state in FAILED else None)
     if tables.wants_csv():
         return tables.as_csv("needs-you", found, _COLUMNS)
-    return render("troubles.html", troubles=found, states=_STATES, rests=timedelta(seconds=RESTS))
+    return render("troubles.html", troubles=found, states=FAILED, rests=timedelta(seconds=RESTS))
 
 
 def show_group() -> str | AnyResponse:
@@ -57,15 +54,7 @@ def show_group() -> str | AnyResponse:
         "failed.html",
         page=tables.page(fetch, _ROWS),
         group=group,
-        trouble=next(
-            (
-                one
-                for one in inbox.troubles()
-                if (one.state, one.failed_by, one.error_key)
-                == (group["state"], group["failed_by"], group["error_key"])
-            ),
-            None,
-        ),
+        trouble=next(iter(inbox.troubles(**group)), None),
         last_digits=last_digits,
     )
 
@@ -94,7 +83,7 @@ def _act(notice: str) -> AnyResponse:
 def _group(said: Any) -> dict[str, Any]:
     """What a group has in common, as the address or a form has it."""
     state = said.get("state")
-    if state not in _STATES or "failed_by" not in said or "error_key" not in said:
+    if state not in FAILED or "failed_by" not in said or "error_key" not in said:
         abort(400, "It is not said which messages.")
     return {
         "state": State(state),

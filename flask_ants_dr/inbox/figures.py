@@ -120,8 +120,7 @@ class Figures:
 
     def width(self, since: datetime) -> int:
         """How many seconds the spans have in which there are counts since a time."""
-        is_recent = since > datetime.now(UTC) - _MINUTES_ARE_KEPT
-        return _MINUTE if is_recent else _HOUR
+        return _width(since)
 
     def callbacks(self, since: datetime, *, by: Sequence[str] = ("status",)) -> list[CallbackCount]:
         """How many callbacks were answered since a time.
@@ -264,9 +263,8 @@ class Figures:
         by: Sequence[str],
         sums: Sequence[ColumnElement[Any]],
     ) -> Sequence[RowMapping]:
-        if self.is_written_when_read:
-            self.flush()
-        width = self.width(since)
+        self.settle()
+        width = _width(since)
         columns = [table.c[name] for name in by]
         chosen = select(*columns, *sums).where(
             table.c.source == self._inbox.source,
@@ -284,27 +282,36 @@ class Figures:
 
         :raises InboxUnavailable: the database failed.
         """
+        self.settle()
+        with self._inbox.database.begin(writes=False) as connection:
+            return last_callback(connection, self._inbox.source)
+
+    def settle(self) -> None:
+        """Write what no thread writes, before it is read."""
         if self.is_written_when_read:
             self.flush()
-        counts = callback_counts.c
-        own = counts.source == self._inbox.source
-        taken = select(func.max(counts.last_at)).where(
-            own, counts.width == _HOUR, counts.status == _TAKEN
-        )
-        with self._inbox.database.begin(writes=False) as connection:
-            found = connection.scalar(taken)
-            last = found or 0.0
-            width = self.width(datetime.fromtimestamp(last, UTC))
-            refused = select(counts.status, func.sum(counts.callbacks)).where(
-                own,
-                counts.width == width,
-                counts.start >= last // width * width,
-                counts.status != _TAKEN,
-                counts.last_at > last,
-            )
-            rows = connection.execute(refused.group_by(counts.status)).all()
-        by_status = {status: int(count) for status, count in rows}
-        return (datetime.fromtimestamp(found, UTC) if found else None), by_status
+
+
+def last_callback(connection: Connection, source: str) -> tuple[datetime | None, dict[int, int]]:
+    """See :meth:`Figures.last_callback`."""
+    counts = callback_counts.c
+    own = counts.source == source
+    taken = select(func.max(counts.last_at)).where(
+        own, counts.width == _HOUR, counts.status == _TAKEN
+    )
+    found = connection.scalar(taken)
+    last = found or 0.0
+    width = _width(datetime.fromtimestamp(last, UTC))
+    refused = select(counts.status, func.sum(counts.callbacks)).where(
+        own,
+        counts.width == width,
+        counts.start >= last // width * width,
+        counts.status != _TAKEN,
+        counts.last_at > last,
+    )
+    rows = connection.execute(refused.group_by(counts.status)).all()
+    by_status = {status: int(count) for status, count in rows}
+    return (datetime.fromtimestamp(found, UTC) if found else None), by_status
 
 
 def forget(connection: Connection, source: str, before: float, now: float) -> None:
@@ -318,6 +325,11 @@ def forget(connection: Connection, source: str, before: float, now: float) -> No
 
 _TAKEN = 200
 _SUMS = ("callbacks", "bytes", "seconds", "slowest", "last_at")
+
+
+def _width(since: datetime) -> int:
+    is_recent = since > datetime.now(UTC) - _MINUTES_ARE_KEPT
+    return _MINUTE if is_recent else _HOUR
 
 
 def _minute(now: float) -> int:

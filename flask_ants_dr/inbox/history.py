@@ -78,8 +78,8 @@ class Report:
     had_by: tuple[str, ...]
     """The subscribers that returned, while not all of them have."""
     failed_by: str | None
-    """Where it is done: it was discarded after this subscriber failed, or its process died, for
-    which it is empty. Otherwise ``None``."""
+    """Where it is done: it was discarded, or was dead and has been erased, after this subscriber
+    failed, or its process died, for which it is empty. Otherwise ``None``."""
     failures: tuple[Failure, ...]
     """Its last attempts that failed, ten at most."""
     cursor: str = field(default="", compare=False, repr=False)

@@ -46,6 +46,7 @@ from ..registration import registrations
 from . import background
 from . import callbacks
 from . import delivery
+from . import figures
 from . import history
 from . import ledger
 from . import messages
@@ -459,9 +460,10 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         now = time.time()
-        last_callback_at, refused = self.figures.last_callback()
-        reconciled_at, _ = reconcile.last(self)
+        self.figures.settle()
         with self.database.begin(writes=False) as connection:
+            last_callback_at, refused = figures.last_callback(connection, self.source)
+            reconciled_at, _ = reconcile.last(connection, self.source)
             counts = messages.counts(connection, self.source)
             retrying = messages.retrying(connection, self.source, now)
             oldest = messages.oldest_unfinished(connection, self.source)
@@ -529,15 +531,26 @@ class BoundInbox:
         """
         return history.of_bulk(self, bulk_id, limit, cursor)
 
-    def troubles(self, limit: int = 100) -> list[Trouble]:
+    def troubles(
+        self,
+        limit: int = 100,
+        *,
+        state: State | None = None,
+        failed_by: str | None = None,
+        error_key: str | None = None,
+    ) -> list[Trouble]:
         """The messages that are dead or wait for another attempt, by subscriber and kind of error,
         the largest groups first.
 
         :param limit: how many groups, at most.
+        :param state: only ``State.DEAD`` or ``State.WAITING``.
+        :param failed_by: only those that this subscriber failed on.
+        :param error_key: only those of this kind of error.
         :raises InboxUnavailable: the database failed.
         """
+        chosen = Chosen(failed_by=failed_by, error_key=error_key)
         with self.database.begin(writes=False) as connection:
-            return troubles.found(connection, self.source, limit)
+            return troubles.found(connection, self.source, limit, chosen, state)
 
     def dead(
         self,
@@ -591,13 +604,12 @@ class BoundInbox:
         error_key: str | None = None,
         state: State = State.DEAD,
     ) -> int:
-        """Have messages tried again, by a worker, and return how many.
+        """Have messages that failed tried again, by a worker, and return how many.
 
         :param ids: which ones; all of them by default.
         :param failed_by: only those that this subscriber failed on.
         :param error_key: only those of this kind of error, of :meth:`troubles`.
-        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt,
-            which is due then.
+        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
         :raises InboxUnavailable: the database failed.
         """
         action = messages.retry if state is State.DEAD else messages.hasten
@@ -614,12 +626,9 @@ class BoundInbox:
     ) -> int:
         """Be done with messages that failed, without another attempt, and return how many.
 
-        They are done as others are, so that a repetition is known, and can be redelivered.
+        They are done as others are, so that a repetition is known, and can be redelivered. Which
+        ones, the parameters say as those of :meth:`retry` do.
 
-        :param ids: which ones; all of them by default.
-        :param failed_by: only those that this subscriber failed on.
-        :param error_key: only those of this kind of error, of :meth:`troubles`.
-        :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
         :raises InboxUnavailable: the database failed.
         """
         chosen = Chosen(ids, failed_by, error_key)
@@ -785,7 +794,8 @@ class BoundInbox:
 
         :raises InboxUnavailable: the database failed.
         """
-        at, mended = reconcile.last(self)
+        with self.database.begin(writes=False) as connection:
+            at, mended = reconcile.last(connection, self.source)
         return {"at": at, "mended": mended}
 
     def show(self, id: int) -> tuple[Quarantined, Envelope]:
@@ -806,6 +816,7 @@ class BoundInbox:
         *,
         newest: bool = False,
         whole: bool | None = None,
+        since: datetime | None = None,
         cursor: str | None = None,
     ) -> list[Quarantined]:
         """What could not be decoded or validated, the oldest first.
@@ -813,13 +824,20 @@ class BoundInbox:
         :param limit: how many, at most; all by default.
         :param newest: the newest first.
         :param whole: only whole callbacks, or only details of those whose others were taken.
+        :param since: only what came after this time, which is aware.
         :param cursor: only those behind the one that has it.
         :raises ValueError: ``cursor`` is none.
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
             return quarantine.list_all(
-                connection, self.source, limit, newest=newest, whole=whole, cursor=cursor
+                connection,
+                self.source,
+                limit,
+                newest=newest,
+                whole=whole,
+                since=since,
+                cursor=cursor,
             )
 
     def drop(self, ids: Sequence[int]) -> int:

@@ -22,6 +22,7 @@ from sqlalchemy import Row
 from sqlalchemy import Select
 from sqlalchemy import and_
 from sqlalchemy import bindparam
+from sqlalchemy import case
 from sqlalchemy import func
 from sqlalchemy import or_
 from sqlalchemy import select
@@ -139,7 +140,6 @@ class Stored:
     had_by: tuple[str, ...]
     failed_by: str | None
     failures: tuple[Failure, ...]
-    is_erased: bool
     cursor: str
     """Where it is in the list that it came from."""
 
@@ -406,7 +406,7 @@ def dead(
 
     :param cursor: only those behind this one.
     """
-    theirs = select(messages).where(messages.c.source == source, is_dead, *_is_of(chosen))
+    theirs = select(messages).where(messages.c.source == source, is_dead, *is_of(chosen))
     if cursor is not None:
         theirs = theirs.where(pages.behind(messages.c.finished_at, messages.c.id, cursor))
     latest_first = messages.c.finished_at.desc(), messages.c.id.desc()
@@ -464,7 +464,7 @@ def failed(
     :param state: ``State.DEAD`` or ``State.WAITING``.
     :param cursor: only those behind this one.
     """
-    theirs = and_(messages.c.source == source, *_is_of(chosen))
+    theirs = and_(messages.c.source == source, *is_of(chosen))
     if state is State.DEAD:
         at = messages.c.finished_at
         if cursor is not None:
@@ -501,7 +501,6 @@ def _stored(
             had_by=tuple(json.loads(row.had_by)) if row.had_by else (),
             failed_by=row.failed_by,
             failures=_failures(row.failures),
-            is_erased=row.erased_at is not None,
             cursor=pages.cursor(0.0 if at is None else row._mapping[at], row.id),
         )
         for row in connection.execute(chosen)
@@ -556,7 +555,7 @@ def _waits(now: float) -> ColumnElement[bool]:
     return is_retry | is_new & (messages.c.due_at > now)
 
 
-def _is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
+def is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
     said = ((messages.c.failed_by, chosen.failed_by), (messages.c.error_key, chosen.error_key))
     return [func.coalesce(column, "") == value for column, value in said if value is not None]
 
@@ -653,19 +652,26 @@ def lock_finished(connection: Connection, ids: Sequence[int]) -> bool:
 
 
 def erase(connection: Connection, ids: Sequence[int], now: float) -> None:
-    """Note that messages can no longer be read; a dead one needs nobody's attention then.
+    """Note that messages can no longer be read; a dead one needs nobody's attention then, and is
+    told from those that all subscribers have had as one that was discarded is.
 
     Their keys stay, so that a repetition is known, for as long as those of other done ones.
     """
-    values = {
-        "state": State.DONE,
-        "erased_at": now,
-        "error": None,
-        "error_key": None,
-        "failures": None,
-    }
-    erased = among(connection, messages.c.id, ids)
-    connection.execute(update(messages).where(erased).values(values))
+    was_given_up = case(
+        (is_dead, func.coalesce(messages.c.failed_by, "")), else_=messages.c.failed_by
+    )
+    erased = update(messages).where(among(connection, messages.c.id, ids))
+    connection.execute(
+        # In this order: MariaDB and MySQL would see the state that is set.
+        erased.ordered_values(
+            (messages.c.failed_by, was_given_up),
+            (messages.c.state, State.DONE),
+            (messages.c.erased_at, now),
+            (messages.c.error, None),
+            (messages.c.error_key, None),
+            (messages.c.failures, None),
+        )
+    )
 
 
 def oldest_done(connection: Connection, source: str) -> float | None:
@@ -843,7 +849,7 @@ def _change(
     limit: int,
     values: dict[str, Any],
 ) -> int:
-    theirs = select(messages.c.id).where(messages.c.source == source, kind, *_is_of(chosen))
+    theirs = select(messages.c.id).where(messages.c.source == source, kind, *is_of(chosen))
     if chosen.ids is not None:
         theirs = theirs.where(among(connection, messages.c.id, chosen.ids))
     return len(change(connection, messages, theirs.limit(limit), values, messages.c.id))

@@ -143,12 +143,14 @@ def list_all(
     *,
     newest: bool = False,
     whole: bool | None = None,
+    since: datetime | None = None,
     cursor: str | None = None,
 ) -> list[Quarantined]:
     """What is in quarantine, in the order in which it came.
 
     :param newest: the newest first.
     :param whole: only whole callbacks, or only details.
+    :param since: only what came after this time.
     :param cursor: only what is behind this one.
     """
     chosen = select(*_ENTRY, *_OF_CALLBACK).join_from(quarantine, callbacks, _ITS_CALLBACK)
@@ -156,6 +158,8 @@ def list_all(
     if whole is not None:
         is_whole = quarantine.c.position.is_(None)
         chosen = chosen.where(is_whole if whole else ~is_whole)
+    if since is not None:
+        chosen = chosen.where(quarantine.c.quarantined_at >= since.timestamp())
     callback, place = quarantine.c.callback_id, func.coalesce(quarantine.c.position + 1, 0)
     if cursor is not None:
         chosen = chosen.where(pages.behind(callback, place, cursor, is_descending=newest))

@@ -17,6 +17,8 @@ from math import ceil
 from typing import TYPE_CHECKING
 from typing import Any
 
+from sqlalchemy import Connection
+
 from ..errors import InboxUnavailable
 from ..errors import MessageLogsError
 from ..models import Envelope
@@ -85,10 +87,10 @@ def check_setup(inbox: BoundInbox) -> None:
     _connect(inbox, lambda: False).close()
 
 
-def last(inbox: BoundInbox) -> tuple[float | None, int]:
+def last(connection: Connection, source: str) -> tuple[float | None, int]:
     """When it was done last, in seconds since 1970, and what had to be mended in its last 48
     hours."""
-    state = _state(inbox)
+    state = _state(connection, source)
     return state.get("at"), sum(count for _, count in state.get("mended", ()))
 
 
@@ -107,7 +109,8 @@ def apply(
     :raises MessageLogsError: they cannot be asked. What was handed on before stays.
     """
     now = time.time()
-    state = _state(inbox)
+    with inbox.database.begin(writes=False) as connection:
+        state = _state(connection, inbox.source)
     oldest = now - REACH.total_seconds()
     with closing(_connect(inbox, stop)) as logs:
         from .message_logs import Stopped
@@ -153,10 +156,8 @@ def _connect(inbox: BoundInbox, stop: Callable[[], bool]) -> MessageLogs:
     return MessageLogs(settings.api_url, settings.api_credentials, prefix, stop)
 
 
-def _state(inbox: BoundInbox) -> dict[str, Any]:
-    with inbox.database.begin(writes=False) as connection:
-        found = tasks.state(connection, inbox.source, _TASK)
-    state: dict[str, Any] = json.loads(found or "{}")
+def _state(connection: Connection, source: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(tasks.state(connection, source, _TASK) or "{}")
     return state
 
 

@@ -21,6 +21,8 @@ from sqlalchemy import select
 
 from .callbacks import digest
 from .dialects import upsert
+from .messages import Chosen
+from .messages import is_of
 from .tables import State
 from .tables import errors
 from .tables import is_dead
@@ -78,20 +80,25 @@ def note(connection: Connection, source: str, traces: Iterable[tuple[str, str]])
         upsert(connection, errors, rows, _earliest)
 
 
-def found(connection: Connection, source: str, limit: int) -> list[Trouble]:
+def found(
+    connection: Connection, source: str, limit: int, chosen: Chosen, state: State | None
+) -> list[Trouble]:
     """Those that are there, the largest first.
 
     :param limit: how many, at most.
+    :param state: only those of one, where it is given.
     """
     by_group: dict[tuple[State, str, str], Trouble] = {}
     is_let_rest = is_new & (messages.c.due_at > time.time())
-    for state, kind in (
+    for of, kind in (
         (State.DEAD, is_dead),
         (State.WAITING, is_retry),
         (State.WAITING, is_let_rest),
     ):
-        for row in connection.execute(_grouped(source, kind, _AT[state])):
-            one = _trouble(row, state)
+        if state not in (None, of):
+            continue
+        for row in connection.execute(_grouped(source, kind, _AT[of], chosen)):
+            one = _trouble(row, of)
             if same := by_group.get((one.state, one.failed_by, one.error_key)):
                 one = replace(same, count=same.count + one.count)
             by_group[one.state, one.failed_by, one.error_key] = one
@@ -129,7 +136,7 @@ def forget(connection: Connection, source: str, before: float) -> None:
     connection.execute(delete(errors).where(*old))
 
 
-def _grouped(source: str, kind: ColumnElement[bool], at: ColumnElement[Any]) -> Any:
+def _grouped(source: str, kind: ColumnElement[bool], at: ColumnElement[Any], chosen: Chosen) -> Any:
     names = [
         func.coalesce(column, "").label(column.name)
         for column in (messages.c.failed_by, messages.c.error_key)
@@ -142,7 +149,7 @@ def _grouped(source: str, kind: ColumnElement[bool], at: ColumnElement[Any]) -> 
             func.min(at).label("first"),
             func.max(at).label("last"),
         )
-        .where(messages.c.source == source, kind)
+        .where(messages.c.source == source, kind, *is_of(chosen))
         .group_by(*names)
     )
 

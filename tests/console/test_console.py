@@ -6,11 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ from flask_ants_dr.console import loopback_only
 from flask_ants_dr.emulator import create_app as create_ants
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import State
+from flask_ants_dr.inbox import Worker
+from flask_ants_dr.models import DeliveryState
+from flask_ants_dr.schemas import BANGKOK
 from kit import Ants
 from kit import bound_inbox
 from kit import callback
@@ -257,6 +262,106 @@ def test_each_text_is_in_thai_and_no_other_is() -> None:
             )
 
 
+class _Words(HTMLParser):
+    """The English words of a page that are not marked as such, nor as code."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br", "rect", "line"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._hidden: list[bool] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        is_hidden = any(self._hidden[-1:]) or tag in {"code", "pre"} or said.get("lang") == "en"
+        for name in ("aria-label", "placeholder", "alt"):
+            self._note(said.get(name) or "", is_hidden)
+        for name, value in attrs:
+            if name.startswith("data-") and name.endswith("-text"):
+                self._note(value or "", is_hidden)
+        if tag not in self.VOID:
+            self._hidden.append(is_hidden)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            self._hidden.pop()
+
+    def handle_data(self, data: str) -> None:
+        self._note(data, any(self._hidden[-1:]))
+
+    def _note(self, text: str, is_hidden: bool) -> None:
+        if not is_hidden:
+            self.found |= set(re.findall(r"[A-Za-z]{3,}", text))
+
+
+# What Thai operators call by these names, as ANTS's documents and this project's commands do.
+STAYS = {
+    *("ANTS", "Message", "Logs", "SMS", "OTP", "notifyUrl"),
+    *("callback", "Callback", "bulk", "Bulk"),  # the words of ANTS's interface
+    *("Content", "Type"),  # the header
+    *("inbox", "Inbox", "ledger", "True"),  # as in Inbox(ledger=True)
+    *("subscriber", "worker", "Worker", "log"),  # as in code, commands and other pages
+    *("CSV", "celery"),  # a format, and a program
+    *("Flask", "simulator"),  # Flask-ANTS-DR[simulator]
+}
+
+
+def test_a_page_in_thai_has_no_other_english_words(
+    app: Flask, tmp_path: Path, failing: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, browser = bound_inbox(app), Browser(app)
+    pages = [*PAGES, "nowhere/", "message?id=nobody", "?state=EXPIRED", "?reference=1"]
+    seen = _words(browser, [*pages, *(f"{path}?range=1h" for path in PAGES)])
+    other = make_host(tmp_path, ledger=False, API_USERNAME="account", API_PASSWORD="s3cret")
+    seen |= _words(Browser(other), PAGES)
+    sent, done = "2026-01-02T10:00:00", "2026-01-02T10:00:04"
+    dates = {"to": NUMBER, "sendDate": sent, "doneDate": done, "from": "ร้าน"}
+    states = [*DeliveryState]
+    details = [
+        detail(messageId=f"{number}", status={"name": state}, text=TEXT, **dates)
+        for number, state in enumerate(states)
+    ]
+    ants = Ants(app.test_client())
+    ants.post(callback(*details, bulkId="1"))
+    ants.post(callback(detail(messageId="9", status={}), detail(messageId="8"), bulkId="2"))
+    ants.post(b"{")
+    ants.post(many(1), auth=("ants", "wrong"))
+    inbox.ledger.expect("7", NUMBER, sent_at=datetime.now(UTC) - timedelta(hours=2), reference="3")
+    monkeypatch.setattr("flask_ants_dr.inbox.workers.alive", lambda *_: [_worker()])
+    pages += ["message?id=0&end=5678", "message?id=7&end=5678", "?bulk=1", "?reference=3"]
+    pages += ["quarantine/entry?id=1", "quarantine/entry?id=2", "redeliver?bulk=1&since=2026-01-01"]
+    pages += ["redeliver?bulk=", "overdue?after=1h"]
+    pages += [f"now?notice={notice}&count=2" for notice in NOTICES]
+    pages += [f"now?notice={notice}&count=1&of=1" for notice in ("retried", "discarded")]
+    seen |= _words(browser, [*pages, *(f"{path}?range=30d" for path in PAGES)])
+    ants.post(callback(detail(messageId="fail", to=NUMBER), bulkId="4"))
+    (trouble,) = inbox.troubles()
+    group = f"state=dead&failed_by={trouble.failed_by}&error_key={trouble.error_key}"
+    found = _words(
+        browser, ["needs-you", f"needs-you/messages?{group}", "message?id=fail&end=5678"]
+    )
+    seen |= found - {"fail", "test", "console", "failing", "locals", "billing"}  # data
+    assert seen == STAYS
+
+
+NOTICES = (
+    *("retried", "discarded", "replayed", "refused", "deleted", "redelivered", "erased"),
+    *("started", "running", "gone"),
+)
+
+
+def _worker() -> Worker:
+    now = datetime.now(UTC)
+    return Worker(kind="celery", host="1", pid=1, since=now, seen_at=now)
+
+
+def _words(browser: Browser, paths: Iterable[str]) -> set[str]:
+    thai = {"Accept-Language": "th"}
+    return {word for path in paths for word in _Words(browser.get(path, headers=thai).text).found}
+
+
 def _several(texts: object) -> tuple[str, ...]:
     """A text with its plural, if it has one."""
     several = texts if isinstance(texts, tuple | list) else (texts,)
@@ -447,7 +552,7 @@ def test_now_says_what_was_answered(app: Flask, browser: Browser) -> None:
     html = browser.get("now").text
     assert "No worker is alive" in html
     assert re.search(
-        r"could not be read · <a href=\"/ants-dr/quarantine\">kept in quarantine", html
+        r"could not be read · <a href=\"/ants-dr/quarantine\?range=1h\">kept in quarantine", html
     )
     assert "wrong user name or password · not kept" in html
 
@@ -543,6 +648,43 @@ def test_what_was_discarded_is_said_of_the_message(
     assert "All subscribers have had it" not in html
 
 
+def test_what_was_given_up_and_then_erased_is_said_of_the_message(
+    app: Flask, browser: Browser, group: dict[str, Any]
+) -> None:
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_messages SET failed_by = NULL WHERE id = 1")
+    assert inbox.erase(NUMBER).details == 3
+    assert "deleted or erased by now" in browser.get("message?id=fail0").text
+    with inbox.database.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM ants_dr_ledger")
+    for id in ("fail0", "fail1", "fail2"):
+        inbox.ledger.expect(id, NUMBER)  # which leads to its reports again
+        html = browser.get(f"message?id={id}&end=5678").text
+        assert "A report that is erased" in html
+        assert "Given up" in html
+        assert "All subscribers have had it" not in html
+
+
+@pytest.mark.parametrize("notice", ["retried", "discarded"])
+def test_retry_and_discard_where_the_message_is(
+    app: Flask, browser: Browser, group: dict[str, Any], notice: str
+) -> None:
+    address, action = "id=fail0&end=5678", notice.removesuffix("ed").replace("ri", "ry")
+    html = browser.get(f"message?{address}").text
+    (path,) = set(re.findall(rf'action="/ants-dr/(message/{action}[^"]*)"', html))
+    (report,) = re.findall(r'name="report" value="(\d+)"', html)
+    form = {"report": report, "state": group["state"]}
+    response = browser.post(path.replace("&amp;", "&"), **form)
+    assert response.request.path == "/ants-dr/message"
+    said = "is queued for another attempt" if notice == "retried" else "was discarded"
+    assert f"Message fail0 {said}" in response.text
+    assert 'name="report"' not in response.text
+    assert counts(app)["dead"] == 2
+    for wrong in ({}, form | {"state": "done"}, form | {"report": "x"}):
+        assert browser.post(f"message/{action}?{address}", **wrong).status_code == 400
+
+
 @pytest.mark.parametrize("form", [{}, {"state": "done", "failed_by": "", "error_key": ""}])
 def test_an_action_needs_a_group(browser: Browser, form: dict[str, str]) -> None:
     assert browser.post("needs-you/discard", **form).status_code == 400
@@ -591,6 +733,28 @@ def test_quarantine(app: Flask, browser: Browser, caplog: pytest.LogCaptureFixtu
     assert browser.get("quarantine/entry?id=99").status_code == 404
 
 
+def test_what_was_refused_today(app: Flask, browser: Browser) -> None:
+    ants = Ants(app.test_client())
+    for body in (b"{", b"[", b"<"):
+        ants.post(body)
+    midnight = datetime.now(BANGKOK).replace(hour=0, minute=0, second=0, microsecond=0)
+    for id, moment in ((1, midnight - timedelta(seconds=1)), (2, midnight)):
+        with bound_inbox(app).database.begin() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE ants_dr_quarantine SET quarantined_at = {moment.timestamp()}"
+                f" WHERE id = {id}"
+            )
+    assert [row["id"] for row in rows_of(browser.get("quarantine?range=today&format=csv"))] == [
+        *("3", "2")
+    ]
+    html = browser.get("quarantine?range=today").text
+    assert '<option value="today" selected>' in html
+    assert "entry-1" not in html
+    assert "range=today" in html.partition("entry-3")[2]  # of what leads to the entry
+    assert len(rows_of(browser.get("quarantine?range=nonsense&format=csv"))) == 3
+    assert "None matches" in browser.get("quarantine?kind=message&range=today").text
+
+
 def test_replay_and_delete(app: Flask, browser: Browser) -> None:
     Ants(app.test_client()).post(b"{")
     (entry,) = bound_inbox(app).quarantined()
@@ -630,9 +794,40 @@ def test_figures(app: Flask, browser: Browser) -> None:
     html = browser.get("figures?range=1h").text
     assert "75.0%" in html
     assert re.search(r"≤ 5s</th><td>3</td>", html)
-    for range_ in ("1h", "24h", "7d", "30d", "nonsense"):
+    for range_ in ("1h", "today", "24h", "7d", "30d", "nonsense"):
         rows = rows_of(browser.get(f"figures?range={range_}&format=csv"))
         assert {row["state"]: row["messages"] for row in rows} == {"DELIVERED": "3", "EXPIRED": "1"}
+
+
+@pytest.mark.parametrize(
+    ("took", "said"),
+    [
+        ([1] * 19 + [3600], "Half within 1 second · 95% within 1 second"),
+        ([1] * 18 + [6, 31], "Half within 1 second · 95% within 10 seconds"),
+        ([4, 90], "Half within 5 seconds · 95% within 5 minutes"),
+        ([4, 3601], "Half within 5 seconds · more than 5% took longer than 60 minutes"),
+        (
+            [4, 3601, 3601],
+            "More than half took longer than 60 minutes · more than 5% took longer than 60 minutes",
+        ),
+    ],
+)
+def test_within_what_time_messages_were_done(
+    app: Flask, browser: Browser, took: list[int], said: str
+) -> None:
+    sent = datetime(2026, 1, 2, 10)
+    details = [
+        detail(
+            messageId=str(number),
+            sendDate=sent.isoformat(),
+            doneDate=(sent + timedelta(seconds=seconds)).isoformat(),
+        )
+        for number, seconds in enumerate(took)
+    ]
+    Ants(app.test_client()).post(callback(*details))
+    html = browser.get("figures").text
+    (found,) = re.findall(r'<p class="within">(.*?)</p>', html, re.DOTALL)
+    assert " ".join(re.sub(r"<[^>]*>", "", found).split()) == said
 
 
 def test_redelivery_takes_two_steps(app: Flask, browser: Browser) -> None:
@@ -658,8 +853,31 @@ def test_overdue(app: Flask, browser: Browser) -> None:
     bound_inbox(app).ledger.expect("late", NUMBER, sent_at=sent_at)
     assert 'title="late"' in browser.get("overdue?after=1h").text
     assert rows_of(browser.get("overdue?after=24h&format=csv")) == []
-    assert "ANTS_DR_API_USERNAME" in browser.get("overdue").text
     assert browser.post("overdue/reconcile").status_code == 400
+
+
+def test_overdue_says_what_can_be_done_where_message_logs_are_not_configured(
+    tmp_path: Path,
+) -> None:
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(ledger=True), config_prefix="SHOP"),
+        ANTS_DR_INBOX_URL=None,
+        SHOP_INBOX_URL=f"sqlite:///{tmp_path / 'inbox.sqlite3'}",
+        SHOP_USERNAME="ants",
+        SHOP_PASSWORD="s3cret-pair",
+    )
+    app.register_blueprint(Console(access=loopback_only))
+    browser = Browser(app)
+    html = browser.get("overdue").text
+    assert "SHOP_API_USERNAME\nSHOP_API_PASSWORD" in html
+    assert "flask ants-dr reconcile" in html
+    assert "support" not in html  # whom there is nothing to ask about
+    sent_at = datetime.now(UTC) - timedelta(hours=2)
+    bound_inbox(app).ledger.expect("late", NUMBER, sent_at=sent_at)
+    html = browser.get("overdue?after=1h").text
+    (link,) = re.findall(r'below: <a href="/ants-dr/([^"]*)"', html)
+    (row,) = rows_of(browser.get(link.replace("&amp;", "&")))
+    assert row["message"] == "late"
 
 
 def test_message_logs_are_asked_and_every_process_sees_it(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from typing import cast
@@ -183,6 +186,59 @@ def test_each_page(page: Page, bare: Host, language: str, theme: Any, width: int
         titles.add(page.title())
         check(page, f"{name}-{language}-{theme}-{width}")
     assert len(titles) == 10  # redelivery and its question are one
+
+
+@pytest.mark.parametrize("language", ["en", "th"])
+@pytest.mark.parametrize("width", [360, 390, 430])
+def test_a_message_has_one_line_on_a_phone(
+    page: Page, bare: Host, language: str, width: int
+) -> None:
+    long = {"from": "A sender with a very long name", "sendDate": "2026-11-22T10:00:00"}
+    for state in ("UNDELIVERED", "REJECTED"):
+        bare.post(
+            detail(messageId=f"{state}-{'x' * 60}", to=NUMBER, status={"name": state}, **long)
+        )
+    bare.post(detail(messageId=f"fail-{'x' * 60}", to=NUMBER, **long))
+    bare.post(detail(messageId="good"), detail(messageId="bad", status={}))
+    sent_at = datetime.now(UTC) - timedelta(days=2)
+    bound_inbox(bare.app).ledger.expect("late" * 20, NUMBER, sent_at=sent_at)
+    page.set_viewport_size({"width": width, "height": 800})
+    paths = paths_of(bare)
+    for name in ("search", "failed", "quarantine", "overdue"):
+        path = paths[name]
+        page.goto(f"{bare.url}{path}{'&' if '?' in path else '?'}language={language}")
+        table = page.get_by_role("table")
+        # For whoever hears it, it is a table still.
+        columns = table.get_by_role("columnheader").count()
+        rows = table.get_by_role("row")
+        assert rows.count() >= 2
+        for row in rows.all()[1:]:
+            assert row.get_by_role("cell").count() == columns
+            link = row.get_by_role("link").bounding_box()
+            assert link
+            assert link["height"] >= 24
+            lines = row.evaluate(
+                """row => {
+                    const cell = getComputedStyle(row.cells[0]);
+                    const padding = parseFloat(cell.paddingTop) + parseFloat(cell.paddingBottom);
+                    return (row.offsetHeight - padding) / parseFloat(cell.lineHeight);
+                }"""
+            )
+            assert lines < 1.9, name
+        inside = "table => table.offsetWidth <= table.parentElement.clientWidth"
+        assert table.evaluate(inside), name
+        check(page, f"line-{name}-{language}-{width}")
+
+
+def test_on_a_phone_a_failed_message_is_discarded_on_its_page(page: Page, bare: Host) -> None:
+    fill(bare)
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{bare.url}{paths_of(bare)['failed']}")
+    page.get_by_role("link", name="fail-1").click()
+    page.get_by_text("Discard…").click()
+    page.get_by_role("button", name="Discard 1").click()
+    expect(page.locator("#notice")).to_have_text("Message fail-1 was discarded.")
+    expect(page.locator("#to-troubles")).to_contain_text("2")
 
 
 @pytest.mark.slow  # each page with nothing on it

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from flask_ants_dr import MessageReport
 from flask_ants_dr import RetryLater
 from flask_ants_dr import message_reported
+from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import State
 from flask_ants_dr.inbox.retention import DAY
 from kit import Ants
@@ -95,6 +96,9 @@ def test_those_of_a_subscriber_that_rests_are_a_group(make_inbox_app: MakeApp) -
     assert inbox.breaker.rests(f"{__name__}.fails")
     (rests,) = [one for one in inbox.troubles() if not one.error_key]
     assert (rests.state, rests.failed_by) == (State.WAITING, f"{__name__}.fails")
+    for one in inbox.troubles():
+        assert inbox.troubles(failed_by=one.failed_by, error_key=one.error_key) == [one]
+    assert inbox.troubles(state=State.DEAD) == inbox.troubles(failed_by="another") == []
     assert sum(one.count for one in inbox.troubles()) == 12
     group: dict[str, Any] = {"failed_by": rests.failed_by, "error_key": "", "state": State.WAITING}
     assert len(inbox.failed(**group)) == rests.count == 7
@@ -174,15 +178,37 @@ def test_what_was_discarded_stays_so_when_it_is_erased(make_inbox_app: MakeApp) 
     assert (report.message, report.failed_by) == (None, f"{__name__}.fails")
 
 
-def test_what_its_process_did_not_survive_can_be_discarded(make_inbox_app: MakeApp) -> None:
-    app = make_inbox_app(eager=False, max_attempts=1)
-    Ants(app.test_client()).post(some(1))
+@pytest.mark.parametrize("died", [False, True])
+def test_what_was_dead_and_is_erased_is_told_from_what_all_have_had(
+    make_inbox_app: MakeApp, died: bool
+) -> None:
+    app = make_inbox_app(max_attempts=1, eager=not died)
+    message_reported.connect(fails, sender=app)
+    Ants(app.test_client()).post(callback(detail(messageId="0", to="66812345678")))
     inbox = bound_inbox(app)
+    if died:
+        _lose_worker(inbox)
+    assert inbox.status()["dead"] == 1
+    assert inbox.erase("081 234 5678").details == 1
+    (report,) = inbox.history("0", "66812345678")
+    assert (report.state, report.message) == (State.DONE, None)
+    assert report.failed_by == ("" if died else f"{__name__}.fails")
+
+
+def _lose_worker(inbox: BoundInbox) -> None:
+    """As if the one that had claimed all messages had died for the last time."""
     with inbox.database.begin() as connection:
         connection.exec_driver_sql(
             "UPDATE ants_dr_messages SET state = 'claimed', attempts = 1, due_at = 1"
         )
     inbox.take()
+
+
+def test_what_its_process_did_not_survive_can_be_discarded(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, max_attempts=1)
+    Ants(app.test_client()).post(some(1))
+    inbox = bound_inbox(app)
+    _lose_worker(inbox)
     assert [one.failed_by for one in inbox.troubles()] == [""]
     assert inbox.discard() == 1
     (report,) = inbox.history("0", None)
