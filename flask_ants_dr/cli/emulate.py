@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from contextlib import closing
+from threading import Event
+from threading import Thread
 from typing import Any
 
 import click
+from werkzeug.serving import BaseWSGIServer
 from werkzeug.serving import WSGIRequestHandler
 from werkzeug.serving import make_server
 
@@ -19,6 +23,8 @@ from .group import current
 from .simulate import as_whom
 from .simulate import mix
 from .simulate import share_option
+
+_POLLED = 0.1  # seconds
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -141,4 +147,20 @@ def emulate(
             f" callbacks do, too.\n{who} reaches it. It keeps the latest"
             f" {emulator.LATEST_TRANSACTIONS:,} messages in memory. Ctrl-C ends it."
         )
-        server.serve_forever()  # Ctrl-C ends it, without an error
+        _serve(server)
+
+
+def _serve(server: BaseWSGIServer) -> None:
+    """Until Ctrl-C, which is no error."""
+    # Not as a KeyboardInterrupt, which would come anywhere, and can leave a lock that nobody opens.
+    stop = Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    try:
+        serving = Thread(target=server.serve_forever, args=[_POLLED], daemon=True)
+        serving.start()
+        while serving.is_alive() and not stop.is_set():
+            serving.join(_POLLED)
+        server.shutdown()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        server.server_close()
