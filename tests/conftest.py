@@ -41,8 +41,8 @@ settings.load_profile("tests")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than there are CPUs: many tests wait for a server."""
-    return (os.cpu_count() or 1) + 2
+    """One process more than there are CPUs: many tests wait for a server."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,7 @@ class Demo:
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[HTTPResponse, bytes]:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
             connection.request(method, path, body, names)
             response = connection.getresponse()
             return response, response.read()

@@ -127,10 +127,10 @@ def test_it_answers_its_own_machine_only(demo: Demo) -> None:
 def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     process = demo.start()
-    demo.press("/simulate", [("messages", 5000)])
-    process.send_signal(signal.SIGINT)
     try:
-        process.wait(5)
+        demo.press("/simulate", [("messages", 5000)])
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
     finally:
         process.kill()
 
