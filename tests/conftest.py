@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from hypothesis import settings
 from sqlalchemy import make_url
 
 import servers
+from databases import Databases
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import ReportSchema
@@ -117,28 +119,42 @@ def postgresql() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def postgresql_databases(postgresql: Any) -> Databases:
+    def make() -> str:
+        # A schema of a role of its own is as good as a database, and made in a tenth of the time.
+        name = f"test_{uuid4().hex}"
+        postgresql.psql(f"CREATE ROLE {name} LOGIN SUPERUSER; CREATE SCHEMA AUTHORIZATION {name};")
+        url = make_url(postgresql.get_uri("postgres", "psycopg")).set(username=name)
+        return url.render_as_string(hide_password=False)
+
+    return Databases(make)
+
+
+@pytest.fixture(scope="session")
 def mariadb() -> Iterator[servers.MariaDB]:
     """A real MariaDB server, of the machine's."""
     with servers.mariadb() as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def mariadb_databases(mariadb: servers.MariaDB) -> Iterator[Databases]:
+    with ExitStack() as stack:
+        yield Databases(lambda: stack.enter_context(mariadb.database()))
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def inbox_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database."""
+    """The URL of a database of a test's own, with an inbox's tables where it is a server's."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/inbox.sqlite3"
         return
-    server = request.getfixturevalue(request.param)
-    if request.param == "mariadb":
-        with server.database() as url:
-            yield url
+    databases: Databases = request.getfixturevalue(f"{request.param}_databases")
+    if request.node.get_closest_marker("without_tables"):
+        yield databases.make()
         return
-    # A schema of a role of its own is as empty as a database, and made in a tenth of the time.
-    name = f"test_{uuid4().hex}"
-    server.psql(f"CREATE ROLE {name} LOGIN SUPERUSER; CREATE SCHEMA AUTHORIZATION {name};")
-    url = make_url(server.get_uri("postgres", "psycopg")).set(username=name)
-    yield url.render_as_string(hide_password=False)
+    with databases.one() as url:
+        yield url
 
 
 @pytest.fixture
@@ -149,9 +165,12 @@ def server(request: pytest.FixtureRequest, inbox_url: str) -> Any:
 
 
 @pytest.fixture
-def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
+def make_inbox_app(
+    request: pytest.FixtureRequest, inbox_url: str
+) -> Iterator[Callable[..., Flask]]:
     """Makes applications with an inbox in that database."""
     apps = []
+    is_empty = request.node.get_closest_marker("without_tables")
 
     def make(
         *,
@@ -167,7 +186,7 @@ def make_inbox_app(inbox_url: str) -> Iterator[Callable[..., Flask]]:
         blueprint = DeliveryReportBlueprint(rule=rule, schema=schema, inbox=inbox)
         app = make_app(blueprint, ANTS_DR_INBOX_URL=url, **config)
         apps.append(app)
-        if not url.startswith("sqlite"):
+        if not url.startswith("sqlite") and (is_empty or url != inbox_url):
             bound_inbox(app).database.create_tables()
         return app
 

@@ -667,6 +667,7 @@ class TestUnavailable:
 
         self.check(app, set_to(20), set_to(100_000))
 
+    @pytest.mark.without_tables
     @pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
     def test_no_tables(self, inbox_url: str, caplog: pytest.LogCaptureFixture) -> None:
         app = make_app(DeliveryReportBlueprint(inbox=Inbox()), ANTS_DR_INBOX_URL=inbox_url)

@@ -47,6 +47,8 @@ from kit import drain
 from kit import make_app
 from kit import many
 
+pytestmark = pytest.mark.without_tables
+
 # As the release made them that had no version yet.
 FIRST = """
 CREATE TABLE ants_dr_callbacks (

@@ -80,6 +80,7 @@ def fill(path: Path) -> None:
     assert shutil.disk_usage(path).free == 0
 
 
+@pytest.mark.without_tables
 @pytest.mark.parametrize("inbox_url", ["sqlite", "postgresql"], indirect=True)
 def test_a_disk_that_is_full(make_inbox_app: MakeApp, url_on_it: str, small_disk: Path) -> None:
     """Nothing of a callback is stored, ``check`` says so, and it works when there is space."""

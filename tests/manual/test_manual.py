@@ -268,7 +268,7 @@ def host(tmp_path: Path) -> Iterator[Flask]:
 @pytest.mark.parametrize(
     ("block", "line"), SHELL + CRON, ids=[f"{b.where}-{n}" for n, (b, _) in enumerate(SHELL + CRON)]
 )
-def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
+def test_shell(block: Block, line: str, request: pytest.FixtureRequest) -> None:
     if block.language == "cron":
         *times, user, line = line.splitlines()[1].split(None, 6)
         assert user == "sms"
@@ -277,7 +277,7 @@ def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
     for first, *arguments in commands(line):
         name = Path(first).name or first  # the shell's dot has no name
         if name == "flask":
-            check_flask(arguments, host)
+            check_flask(arguments, lambda: request.getfixturevalue("host"))
         elif name == "pip":
             check_pip(arguments)
         elif name == "export":
@@ -291,7 +291,7 @@ def test_shell(block: Block, line: str, host: Flask, tmp_path: Path) -> None:
             assert name in ADMINISTRATION | TESTED_APART, f"{block.where}: what is {first}?"
 
 
-def check_flask(arguments: list[str], app: Flask) -> None:
+def check_flask(arguments: list[str], host: Callable[[], Flask]) -> None:
     """Run it; but parse only what would run for ever, or ask ANTS."""
     if arguments[0] == "--app":
         arguments = arguments[2:]
@@ -308,6 +308,7 @@ def check_flask(arguments: list[str], app: Flask) -> None:
     if "--url" in rest:  # the server is here
         at = rest.index("--url")
         del rest[at : at + 2]
+    app = host()
     with ExitStack() as stack:
         port = ""
         if name in {"send-sample", "simulate"}:
@@ -965,6 +966,7 @@ def migrated(machine: Path, inbox_url: str) -> Callable[..., str]:
 
 
 @pytest.mark.slow(reason="starts a process for each command")
+@pytest.mark.without_tables
 @pytest.mark.parametrize("inbox_url", ["postgresql"], indirect=True)
 def test_flask_migrate(migrated: Callable[..., str], machine: Path, inbox_url: str) -> None:
     """The lines for ``env.py``: tables are made, and none is to be changed afterwards."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 from itertools import product
+from pathlib import Path
 from string import ascii_letters
 
 import pytest
@@ -157,22 +158,29 @@ def test_unicode_errors_do_not_fill_pythons_cache_of_codecs(ants: Ants) -> None:
 
 
 MEMORY = """
+import os
 import sys
-from kit import Ants, callback, detail, make_app
+from pathlib import Path
+from kit import Ants, make_app
 
 def peak():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
-body = sys.stdin.buffer.read()
 ants = Ants(make_app().test_client())
 for content_type in ("application/json", "application/xml"):
     ants.post("<a/>", content_type)
-with open("/proc/self/clear_refs", "w") as clear:
-    clear.write("5")
-before = peak()
-status = ants.post(body, sys.argv[1]).status_code
-print(status, (peak() - before) / len(body))
+for line in sys.stdin:
+    if os.fork():
+        os.wait()
+        continue
+    path, content_type = line.split()
+    body = Path(path).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    status = ants.post(body, content_type).status_code
+    print(status, (peak() - before) / len(body), flush=True)
+    os._exit(0)
 """
 
 BODY_BYTES = 700_000
@@ -193,22 +201,33 @@ DENSE = {
 }
 
 
-@pytest.mark.slow(reason="megabytes for a process each, whose peak memory is its own")
+@pytest.fixture(scope="module")
+def process_for_each_body() -> Iterator[subprocess.Popen[str]]:
+    """Given a file and its type, it says in what status and how many times its size it ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", MEMORY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=TESTS,
+        text=True,
+    ) as process:
+        yield process
+        process.communicate()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize("name", DENSE)
-def test_memory(name: str) -> None:
+def test_memory(name: str, process_for_each_body: subprocess.Popen[str], tmp_path: Path) -> None:
     head, unit, tail, content_type = DENSE[name]
     count = BODY_BYTES // len(unit.replace("%06x", "123456"))
     units = (unit % number if "%" in unit else unit for number in range(count))
-    body = (head + "".join(units) + tail).encode()
-    run = subprocess.run(
-        [sys.executable, "-c", MEMORY, content_type],
-        input=body,
-        cwd=TESTS,
-        capture_output=True,
-        check=True,
-    )
-    status, multiple = run.stdout.split()
+    file = tmp_path / "body"
+    file.write_bytes((head + "".join(units) + tail).encode())
+    process = process_for_each_body
+    assert process.stdin
+    assert process.stdout
+    print(file, content_type, file=process.stdin, flush=True)
+    status, multiple = process.stdout.readline().split()
     assert int(status) < 500
     # What Python's own parsers take for the densest of them, and no more.
     assert float(multiple) < 50
