@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,10 +57,9 @@ def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageRepor
     That is source, URL variables, query, bulk, message, ``to``, status and done date: two tenants
     have nothing in common, and neither have two orders.
     """
-    origin = (*_origin(envelope), _told(report, "bulkId", report.bulk_id))
+    key = digest_after(*_origin(envelope), _told(report, "bulkId", report.bulk_id))
     return {
-        digest(
-            *origin,
+        key(
             message.message_id,
             _told(message, "to", message.to),
             message.status.name,
@@ -305,3 +305,15 @@ def digest(*parts: str | float | None, size: int = 16) -> str:
     """
     # ascii() tells None from a text, and writes a tuple of both the same in every Python.
     return blake2b(ascii(parts).encode(), digest_size=size).hexdigest()
+
+
+def digest_after(*first: str | float | None) -> Callable[..., str]:
+    """What makes the :func:`digest` of these, two or more, and of others."""
+    begun = blake2b(ascii(first)[:-1].encode() + b", ", digest_size=16)
+
+    def finish(*others: str | float | None) -> str:
+        whole = begun.copy()
+        whole.update(ascii(others)[1:].encode())
+        return whole.hexdigest()
+
+    return finish

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
-from typing import Self
+from typing import NamedTuple
 
 from ..dispatch import Turns
 from ..errors import InboxUnavailable
@@ -25,6 +23,7 @@ from ..log import DELIVERY
 from ..log import INBOX
 from ..log import about
 from ..models import DeliveryReport
+from ..models import Envelope
 from ..models import MessageReport
 from ..observation import message_attempted
 from ..observation import observe
@@ -66,6 +65,18 @@ _FAILURES_KEPT = 10  # of a message
 
 #: What a callback says, and its messages by their keys.
 Loaded = tuple[DeliveryReport, Mapping[str, MessageReport]]
+
+
+class Claim(NamedTuple):
+    """Messages that are one thread's to dispatch."""
+
+    token: str
+    """What tells it from others."""
+    rows: Sequence[Claimed]
+    lost: Sequence[Claimed]
+    """Those that have been given up instead, because claims of them were lost too often."""
+    envelope: Envelope | None
+    """The callback of the first one, where it has been read with them."""
 
 
 class Breaker:
@@ -327,37 +338,6 @@ class _Keeper:
             del batches
 
 
-class Closing:
-    """Marks the end of a batch while the next one is claimed and read.
-
-    None is begun before that. For a thread that dispatches one batch after the other; used as a
-    context manager, at whose end nothing is left to mark.
-    """
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, "ants-dr-mark")
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._executor.shutdown()
-
-    def close(self, batch: Batch) -> None:
-        """Begin to close a batch."""
-        self._last = self._executor.submit(batch.close)
-
-    def wait(self) -> None:
-        """Wait until it is closed.
-
-        :raises InboxUnavailable: the database failed. The keeper tries again until it works.
-        """
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
-
-
 _keeper = _Keeper()
 if hasattr(os, "register_at_fork"):  # which Windows has not
     os.register_at_fork(after_in_child=_keeper.reset)
@@ -470,7 +450,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
             )
     elif errors:
         outcome = failed(inbox, row, message, report, errors, had_by)
-        return replace(outcome, undoes_note=undoes_note)
+        return outcome._replace(undoes_note=undoes_note)
     if waits:
         seconds, name = min(waits)
         # To the tenth of a second, so that those that wait for the same are marked together.
@@ -578,7 +558,7 @@ def failed(
         # Exponential backoff with full jitter.
         longest = min(options.max_backoff, options.backoff * 2.0 ** min(attempts - 1, 50))
         delay = random.uniform(0, longest)  # noqa: S311
-        outcome = replace(outcome, state=State.WAITING, due_at=now + delay)
+        outcome = outcome._replace(state=State.WAITING, due_at=now + delay)
         next_one = f"the next one in {delay:.0f} s"
     bulk, to = report.bulk_id, message.to if message else None
     DELIVERY.error(

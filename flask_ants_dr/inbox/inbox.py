@@ -60,7 +60,9 @@ from .callbacks import by_key
 from .callbacks import by_stored_key
 from .callbacks import key_of_body
 from .database import Database
+from .delivery import Batch
 from .delivery import Breaker
+from .delivery import Claim
 from .delivery import Loaded
 from .erasure import ERASED
 from .erasure import Number
@@ -72,6 +74,7 @@ from .messages import Chosen
 from .messages import Claimed
 from .messages import DeadMessage
 from .migrations import check_version
+from .pipeline import Pipeline
 from .quarantine import Entry
 from .quarantine import Quarantined
 from .reconcile import GRACE
@@ -93,6 +96,9 @@ _LARGEST = 1_000_000
 # Messages are retried and deleted, and looked for in abandoned claims, by so many and so often.
 _PIECE = 1000
 _RECOVERY = 5.0
+# Seconds after which one that is to be tried again is looked for, where there are many new ones
+# and there was none before.
+_RETRY = 0.25
 _HOUR = 3600
 
 _PROBE = 100_000  # bytes
@@ -248,6 +254,7 @@ class BoundInbox:
         self.kinds_of_errors: set[str] = set()
         self._latest = threading.local()
         self._next_recovery = 0.0
+        self._next_retry = 0.0
 
     def accept(
         self,
@@ -331,62 +338,22 @@ class BoundInbox:
         self.database.run(store)
 
     def take(
-        self,
-        ids: Sequence[int] | None = None,
-        *,
-        stop: Callable[[], bool] | None = None,
-        closing: delivery.Closing | None = None,
+        self, ids: Sequence[int] | None = None, *, stop: Callable[[], bool] | None = None
     ) -> int:
         """Claim messages that are due, dispatch them, and return how many there were.
 
         :param ids: only these.
         :param stop: asked before each message; those that were not begun are given back.
-        :param closing: marks the end of what is claimed while the next claim is made, where the
-            database can do both at once; else all is marked at the return.
         :raises InboxUnavailable: the database failed. What was dispatched is marked, and what was
             claimed is given back, as soon as it works again.
         """
-        now, token = time.time(), uuid4().hex
-        claim: dict[str, Any] = {
-            "token": token,
-            "now": now,
-            "until": now + delivery.CLAIM,
-            "ids": ids,
-        }
-        if recovers := time.monotonic() >= self._next_recovery:
-            self._next_recovery = time.monotonic() + _RECOVERY
+        claim = self._claim(ids)
+        self._dispatch(claim, stop or _never)
+        return len(claim.rows)
 
-        def claim_due(
-            connection: Connection,
-        ) -> tuple[list[Claimed], list[Claimed], Envelope | None]:
-            lost: list[Claimed] = []
-            rows = messages.claim_new(connection, self.source, limit=delivery.BATCH, **claim)
-            # One that failed before, and may again, holds up no more than these.
-            rows += messages.claim_retry(connection, self.source, **claim)
-            if not rows or recovers:
-                again, lost = messages.claim_abandoned(
-                    connection, self.source, max_attempts=self.options.max_attempts, **claim
-                )
-                rows += again
-            envelope: Envelope | None = None
-            if rows and not self._remembered(rows[0].callback_id):
-                # In the same transaction, because most claims are of one callback.
-                envelope = callbacks.load(connection, rows[0].callback_id)
-            return rows, lost, envelope
-
-        rows, lost, envelope = self.database.run(claim_due)
-
-        def before() -> None:
-            if envelope:
-                self._remember(rows[0].callback_id, envelope)
-            for row in lost:
-                self._give_up(row)
-            if closing:
-                closing.wait()
-
-        close = closing.close if closing and not self.database.is_sqlite else delivery.Batch.close
-        delivery.dispatch(self, token, rows, self._load, stop or _never, before, close)
-        return len(rows)
+    def pipeline(self) -> Pipeline:
+        """What takes one batch after the other, for one thread of a worker."""
+        return Pipeline(self._claim, self._dispatch)
 
     @property
     def transaction(self) -> Transaction | None:
@@ -953,6 +920,68 @@ class BoundInbox:
                     len(rows),
                     extra=about(self.source),
                 )
+
+    def _claim(self, ids: Sequence[int] | None = None) -> Claim:
+        """Claim messages that are due.
+
+        :param ids: only these.
+        """
+        now, token = time.time(), uuid4().hex
+        arguments: dict[str, Any] = {
+            "token": token,
+            "now": now,
+            "until": now + delivery.CLAIM,
+            "ids": ids,
+        }
+        at = time.monotonic()
+        if recovers := at >= self._next_recovery:
+            self._next_recovery = at + _RECOVERY
+
+        def claim(connection: Connection) -> Claim:
+            lost: list[Claimed] = []
+            rows = messages.claim_new(connection, self.source, limit=delivery.BATCH, **arguments)
+            if len(rows) < delivery.BATCH or at >= self._next_retry:
+                # One that failed before, and may again, holds up no more than these.
+                retry = messages.claim_retry(connection, self.source, **arguments)
+                rows += retry
+                self._next_retry = 0.0 if retry else at + _RETRY
+            if not rows or recovers:
+                again, lost = messages.claim_abandoned(
+                    connection, self.source, max_attempts=self.options.max_attempts, **arguments
+                )
+                rows += again
+            envelope: Envelope | None = None
+            if rows and not self._remembered(rows[0].callback_id):
+                # In the same transaction, because most claims are of one callback.
+                envelope = callbacks.load(connection, rows[0].callback_id)
+            return Claim(token, rows, lost, envelope)
+
+        # Of what a power failure takes back, it takes back the marks, too.
+        return self.database.run(claim, durable=False)
+
+    def _dispatch(
+        self,
+        claim: Claim,
+        stop: Callable[[], bool],
+        before: Callable[[], None] = lambda: None,
+        close: Callable[[Batch], None] = Batch.close,
+    ) -> None:
+        """Dispatch what was claimed.
+
+        :param before: what is to be done before the first one is begun.
+        :param close: marks what is left to mark, at the end.
+        """
+
+        def prepare() -> None:
+            if claim.envelope:
+                self._remember(claim.rows[0].callback_id, claim.envelope)
+            for row in claim.lost:
+                self._give_up(row)
+            before()
+
+        if self.database.is_sqlite:  # which has one writer
+            close = Batch.close
+        delivery.dispatch(self, claim.token, claim.rows, self._load, stop, prepare, close)
 
     def _load(self, callback_id: int) -> Loaded:
         """A stored callback, read again; a thread remembers its latest one."""

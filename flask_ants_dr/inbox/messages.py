@@ -65,8 +65,7 @@ class Failure(NamedTuple):
     """What is the same for errors of one kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A message that is this claim's to dispatch."""
 
     id: int
@@ -80,8 +79,7 @@ class Claimed:
     """Its last attempts that failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of an attempt. Nothing of it is written until it is marked."""
 
     message: Claimed

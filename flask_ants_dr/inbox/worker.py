@@ -19,8 +19,8 @@ from ..log import RECONCILE
 from ..log import WORKER
 from ..log import about
 from . import reconcile as reconciling
-from .delivery import Closing
 from .inbox import BoundInbox
+from .pipeline import Pipeline
 from .workers import SEEN
 from .workers import SignOfLife
 
@@ -60,19 +60,19 @@ def work(
     def blocked() -> set[int]:
         return set().union(*(inbox.blocked for inbox in inboxes))
 
-    def ends() -> bool:
-        return stop.is_set() or bool(blocked())
+    def ends() -> bool:  # asked before each message
+        return stop.is_set() or any(inbox.blocked for inbox in inboxes)
 
     def drain() -> None:
         with ExitStack() as stack:
-            drain_each([(one, stack.enter_context(Closing())) for one in inboxes])
+            drain_each([(one, stack.enter_context(one.pipeline())) for one in inboxes])
 
-    def drain_each(closings: Sequence[tuple[BoundInbox, Closing]]) -> None:
+    def drain_each(pipelines: Sequence[tuple[BoundInbox, Pipeline]]) -> None:
         while not ends():
             count = 0
-            for inbox, closing in closings:
+            for inbox, pipeline in pipelines:
                 try:
-                    count += inbox.take(stop=ends, closing=closing)
+                    count += pipeline.take(ends)
                 except InboxUnavailable:
                     if once:
                         raise

@@ -377,6 +377,30 @@ def test_none_is_begun_before_those_of_the_last_claim_are_marked(
     assert counts(app) == {"pending": 0, "done": 20, "dead": 0}
 
 
+def test_one_that_failed_does_not_wait_for_all_new_ones(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_inbox_app(eager=False, backoff=0.001)
+    inbox = bound_inbox(app)
+    monkeypatch.setattr(delivery, "BATCH", 5)
+    heard: list[str] = []
+
+    def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        heard.append(message.message_id)
+        if heard == ["failed"]:
+            raise LookupError
+        time.sleep(0.02)
+
+    message_reported.connect(subscriber, sender=app)
+    ants = Ants(app.test_client())
+    ants.post(callback(detail(messageId="failed")))
+    inbox.take()
+    ants.post(many(40))
+    assert not work([inbox], concurrency=1, poll=1, once=True, stop=threading.Event())
+    assert len(heard) == 42
+    assert heard[1:].index("failed") < 40
+
+
 def test_what_a_worker_could_not_mark(
     make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

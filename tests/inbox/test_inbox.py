@@ -52,6 +52,8 @@ from flask_ants_dr.inbox import delivery
 from flask_ants_dr.inbox import messages
 from flask_ants_dr.inbox import metadata
 from flask_ants_dr.inbox import worker
+from flask_ants_dr.inbox.callbacks import digest
+from flask_ants_dr.inbox.callbacks import digest_after
 from flask_ants_dr.inbox.delivery import failed
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.messages import Claimed
@@ -143,6 +145,13 @@ def test_a_repeated_callback_changes_nothing(make_inbox_app: MakeApp, json_sampl
         "message_invalid": 1,
     }
     assert (rows(app), rows(app, "callbacks"), rows(app, "quarantine")) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("first", [("ants_dr", None), ("ants_dr", "{'a': \"ก\"}", "b'")])
+@pytest.mark.parametrize("others", [("m1", None), ("\ud800", "1", 1.5, None)])
+def test_keys_are_what_they_were(first: tuple[Any, ...], others: tuple[Any, ...]) -> None:
+    """However they are made: what is stored is found by them."""
+    assert digest_after(*first)(*others) == digest(*first, *others)
 
 
 def test_json_and_xml_of_one_report_are_the_same(make_inbox_app: MakeApp) -> None:
