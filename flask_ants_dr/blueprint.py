@@ -186,30 +186,32 @@ class DeliveryReportBlueprint(Blueprint):
     def _callback(self, **url_variables: Any) -> Response:
         """The view."""
         started = time.perf_counter()
+        app, callback = _app(), _request()
+        registration = _registration(app, callback)
         status = 500
         try:
-            response = self._respond()
+            response = self._respond(app, callback, registration)
             status = response.status_code
         finally:
-            app, source = _app(), _source()
-            # As the sender says, who can say anything.
-            longest = registrations(app)[source].settings.max_content_length
-            observe(
-                callback_answered,
-                app,
-                source=source,
-                status=status,
-                size=min(_request().content_length or 0, longest),
-                seconds=time.perf_counter() - started,
-            )
+            if callback_answered.receivers:
+                # As the sender says, who can say anything.
+                longest = registration.settings.max_content_length
+                observe(
+                    callback_answered,
+                    app,
+                    source=registration.name,
+                    status=status,
+                    size=min(callback.content_length or 0, longest),
+                    seconds=time.perf_counter() - started,
+                )
         return response
 
-    def _respond(self) -> Response:
+    def _respond(self, app: Flask, callback: Request, registration: Registration) -> Response:
         """The answer to a callback, whether it is taken or refused."""
         try:
-            response: Response = self._receive_authenticated()
+            response: Response = self._receive_authenticated(app, callback, registration)
         except CallbackError as error:
-            source = _source()
+            source = registration.name
             CALLBACK.warning(
                 "%s: callback refused with %d: %s",
                 source,
@@ -217,18 +219,15 @@ class DeliveryReportBlueprint(Blueprint):
                 printable(str(error)),
                 extra=about(source, status=error.status),
             )
-            inbox = registrations(_app())[source].inbox
-            dispatch_rejection(_app(), error, source, inbox.transaction if inbox else None)
-            return _problem(_app(), error)
+            inbox = registration.inbox
+            dispatch_rejection(app, error, source, inbox.transaction if inbox else None)
+            return _problem(app, error)
         return response
 
-    def _receive(self) -> Response:
-        app, callback = _app(), _request()
-        source = cast(str, callback.blueprint)
-        registration = registrations(app)[source]
+    def _receive(self, app: Flask, callback: Request, registration: Registration) -> Response:
         _refuse_forms(callback)
         envelope = Envelope(
-            source=source,
+            source=registration.name,
             content_type=callback.headers.get("Content-Type", ""),
             content_encoding=callback.headers.get("Content-Encoding", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
@@ -239,7 +238,7 @@ class DeliveryReportBlueprint(Blueprint):
         return _answer(app, receive(app, registration, envelope))
 
     def _verify_password(self, username: str, password: str) -> bool:
-        settings = registrations(_app())[_source()].settings
+        settings = _registration(_app(), _request()).settings
         return not settings.auth_required or is_known(username, password, settings.credentials)
 
     def _refuse(self, status: int) -> Response:
@@ -258,9 +257,9 @@ def _request() -> Request:
     return request._get_current_object()  # type: ignore[attr-defined,no-any-return]
 
 
-def _source() -> str:
-    """The name that the blueprint of this request is registered under."""
-    return cast(str, _request().blueprint)
+def _registration(app: Flask, callback: Request) -> Registration:
+    """What the blueprint of this request has made of the application."""
+    return registrations(app)[cast(str, callback.blueprint)]
 
 
 def _query(query_string: bytes) -> dict[str, str]:

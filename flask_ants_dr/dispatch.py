@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from contextlib import nullcontext
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
@@ -48,7 +47,6 @@ _NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 
 #: Makes what a subscriber's turn is in, and what commits or rolls back at its end.
 Transaction = Callable[[], AbstractContextManager[None]]
-_NO_TRANSACTION = nullcontext()
 
 
 class Listener(NamedTuple):
@@ -178,28 +176,35 @@ class Turns:
         Not ``signal.send()``, which lets the first subscriber that raises stop the others.
         """
         self.current = listener.name
-        started = time.perf_counter()
+        started = time.perf_counter() if subscriber_called.receivers else None
         if transaction:
             self._leave_own_context()
             self._enter_own_context()
         try:
-            with transaction() if transaction else _NO_TRANSACTION:
-                call = listener.call or self.app.ensure_sync(listener.subscriber)
-                result = call(self.app, **arguments)
-                if result is not None and isawaitable(result):
-                    raise TypeError(
-                        "it returned an awaitable: subscribe an async def function itself"
-                    )
+            if transaction:
+                with transaction():
+                    self._call(listener, arguments)
+            else:
+                self._call(listener, arguments)
         except _NO_FAILURES:
             raise
         except BaseException as error:
             self._observe(listener, started, error)
             return self._fail(error, listener, arguments.get("message"))
-        self._observe(listener, started, None)
+        if started is not None:
+            self._observe(listener, started, None)
         return None
 
-    def _observe(self, listener: Listener, started: float, error: BaseException | None) -> None:
-        if subscriber_called.receivers:
+    def _call(self, listener: Listener, arguments: dict[str, Any]) -> None:
+        call = listener.call or self.app.ensure_sync(listener.subscriber)
+        result = call(self.app, **arguments)
+        if result is not None and isawaitable(result):
+            raise TypeError("it returned an awaitable: subscribe an async def function itself")
+
+    def _observe(
+        self, listener: Listener, started: float | None, error: BaseException | None
+    ) -> None:
+        if started is not None:
             seconds = time.perf_counter() - started
             name = listener.name
             observe(subscriber_called, self.app, subscriber=name, seconds=seconds, error=error)
