@@ -71,10 +71,14 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     """
     with Turns(app) as turns:
         turns.send_envelope(report, invalid)
+        call, of_message = turns.call, turns.of_message if turns.state_matters else None
+        listeners = turns.of_all
         for message in report.messages if turns.message_matters else ():
+            if of_message:
+                listeners = of_message(message)
             arguments = {"message": message, "report": report}
-            for listener in turns.of_message(message):
-                turns.call(listener, arguments)
+            for listener in listeners:
+                call(listener, arguments)
     turns.raise_together()
 
 
@@ -124,17 +128,17 @@ class Turns:
         self.app = app
         self._transaction = transaction
         self.failures: list[tuple[str, Exception]] = []
-        self.current = ""
-        """The name of the subscriber that was called last."""
         self._own_context: AppContext | None = None
-        self._of_all = _listeners(app, message_reported)
+        self.of_all = _listeners(app, message_reported)
+        """Who hears of each message."""
         self._of_state = {
-            signal: _listeners(app, signal, others=self._of_all)
+            signal: _listeners(app, signal, others=self.of_all)
             for signal in (message_delivered, message_failed)
         }
-        self._state_matters = any(self._of_state.values())
-        #: Whether any subscriber hears of messages.
-        self.message_matters = bool(self._of_all or self._state_matters)
+        self.state_matters = any(self._of_state.values())
+        """Whether it depends on its state who else hears of a message."""
+        self.message_matters = bool(self.of_all or self.state_matters)
+        """Whether any subscriber hears of messages."""
 
     def __enter__(self) -> Self:
         return self
@@ -149,10 +153,10 @@ class Turns:
 
     def of_message(self, message: MessageReport) -> list[Listener]:
         """Who hears of a message, in order."""
-        if not self._state_matters:
-            return self._of_all
+        if not self.state_matters:
+            return self.of_all
         signal = _SIGNAL_OF_STATE.get(message.status.state)
-        return self._of_all + self._of_state[signal] if signal else self._of_all
+        return self.of_all + self._of_state[signal] if signal else self.of_all
 
     def send_envelope(self, report: DeliveryReport, invalid: Iterable[InvalidDetail]) -> None:
         """Send the signals of a callback but for its valid messages."""
@@ -175,17 +179,19 @@ class Turns:
 
         Not ``signal.send()``, which lets the first subscriber that raises stop the others.
         """
-        self.current = listener.name
         started = time.perf_counter() if subscriber_called.receivers else None
         if transaction:
             self._leave_own_context()
             self._enter_own_context()
         try:
+            call = listener.call or self.app.ensure_sync(listener.subscriber)
+            # Written twice, because a context manager that does nothing takes as long as the rest.
             if transaction:
                 with transaction():
-                    self._call(listener, arguments)
-            else:
-                self._call(listener, arguments)
+                    if (result := call(self.app, **arguments)) is not None:
+                        _refuse_awaitable(result)
+            elif (result := call(self.app, **arguments)) is not None:
+                _refuse_awaitable(result)
         except _NO_FAILURES:
             raise
         except BaseException as error:
@@ -194,12 +200,6 @@ class Turns:
         if started is not None:
             self._observe(listener, started, None)
         return None
-
-    def _call(self, listener: Listener, arguments: dict[str, Any]) -> None:
-        call = listener.call or self.app.ensure_sync(listener.subscriber)
-        result = call(self.app, **arguments)
-        if result is not None and isawaitable(result):
-            raise TypeError("it returned an awaitable: subscribe an async def function itself")
 
     def _observe(
         self, listener: Listener, started: float | None, error: BaseException | None
@@ -251,6 +251,11 @@ class Turns:
             raise
         except BaseException as error:
             self.failures.append(("", _as_exception(error)))
+
+
+def _refuse_awaitable(result: object) -> None:
+    if isawaitable(result):
+        raise TypeError("it returned an awaitable: subscribe an async def function itself")
 
 
 def _as_exception(error: BaseException) -> Exception:

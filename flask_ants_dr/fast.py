@@ -262,8 +262,7 @@ class FastSchema:
         if len(records) > self._max_messages:
             check()
         check_size(records, self._max_messages)
-        messages = self._messages.load(records, unknown, check)
-        refused = [index for index, message in enumerate(messages) if message is None]
+        messages, refused = self._messages.load(records, unknown, check)
         if refused and len(refused) == len(messages):
             return None
         invalid: list[InvalidDetail] = []
@@ -349,14 +348,15 @@ class _Messages:
 
     def load(
         self, records: Iterable[Any], unknown: Iterable[dict[str, Any]], check: Check
-    ) -> list[MessageReport | None]:
-        """Make messages, and ``None`` of what is for marshmallow to refuse.
+    ) -> tuple[list[MessageReport | None], list[int]]:
+        """Make messages, and ``None`` of what is for marshmallow to refuse; and where those are.
 
         :param records: objects that were decoded.
         :param unknown: their members that no field knows.
         """
         # One loop without a call for each, because Python is slow enough for that to count.
         messages: list[MessageReport | None] = []
+        refused: list[int] = []
         added = self._added
         load_credit, load_sent, load_done = (one.load for one in self._others)
         offsets, hour = self._dates, slice(13)
@@ -407,9 +407,10 @@ class _Messages:
                         if loaded is not missing and member.key not in problems:
                             extra[member.target] = loaded
             except _REFUSED:
+                refused.append(len(messages))
                 messages.append(None)
                 last_given = last_status = _NOTHING
-                if len(messages) == MAX_ERRORS and not any(messages):
+                if len(messages) == len(refused) == MAX_ERRORS:
                     break  # a sender of nothing but bad ones is not to have each tried twice
                 continue
             message = _Draft()
@@ -426,7 +427,7 @@ class _Messages:
             message.problems = problems
             message.__class__ = MessageReport
             messages.append(message)
-        return messages
+        return messages, refused
 
 
 class _Statuses:

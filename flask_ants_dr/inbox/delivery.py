@@ -132,16 +132,15 @@ class Attempt:
     had_by: tuple[str, ...]
     """The subscribers that need not be called again, by now."""
     started: float
+    subscriber: str = ""
+    """The one whose turn it is."""
 
 
 class Batch:
     """What one claim holds, until each of its messages has an outcome or is given back."""
 
-    def __init__(
-        self, inbox: BoundInbox, token: str, rows: Sequence[Claimed], turns: Turns
-    ) -> None:
+    def __init__(self, inbox: BoundInbox, token: str, rows: Sequence[Claimed]) -> None:
         self.inbox = inbox
-        self._turns = turns
         self._token = token
         self._left = {row.id for row in rows}
         self._thread = threading.get_ident()
@@ -269,7 +268,7 @@ class Batch:
         lease = self.inbox.options.lease
         row, message, report = attempt.row, attempt.message, attempt.report
         error = TimeoutError(f"it took longer than the lease of {lease:g} s")
-        name = self._turns.current
+        name = attempt.subscriber
         had_by = _noted(self.inbox, attempt.had_by)
         outcome = failed(self.inbox, row, message, report, {name: error}, had_by)
         with self._lock:
@@ -365,7 +364,7 @@ def dispatch(
         before()
         return
     turns = Turns(inbox.app)
-    batch = Batch(inbox, token, rows, turns)
+    batch = Batch(inbox, token, rows)
     if not inbox.database.is_in_memory:  # which is nobody else's
         _keeper.add(batch)
     try:
@@ -417,6 +416,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
                     waits.append((rest, name))
                     continue
                 is_last = listener is listeners[-1] and not errors and not waits
+                current.subscriber = name
                 turn = _turn(inbox, current, name, is_last=is_last)
                 raised = turns.call(listener, arguments, turn.transaction if turn else None)
                 if turn and turn.is_lost:
