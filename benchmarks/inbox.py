@@ -78,7 +78,8 @@ from .over_http import load
 from .over_http import lua
 from .over_http import no_two_alike
 from .over_http import server
-from .queues import all_of_them
+from .queues import others
+from .queues import pgqueuer
 
 MESSAGES = 500
 ROUNDS = 31
@@ -238,13 +239,21 @@ def dispatched(url: str) -> float:
 
 
 def beside_others(folder: Path, new_url: Callable[[str], str]) -> None:
-    print("messages or jobs a second of one worker")
-    ours_of = {
-        "the inbox, SQLite": dispatched(f"sqlite:///{folder}/drain.sqlite3"),
-        "the inbox, PostgreSQL": dispatched(new_url("psycopg")),
-    }
-    for one, rate in (ours_of | all_of_them(lambda: new_url(""), folder)).items():
-        shown = "not measured: its server is missing" if rate is None else f"{rate:8.0f}"
+    rounds = 7
+    print(f"messages or jobs a second of one worker: of three, medians of {rounds} rounds")
+    rates: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for one, rate in {
+            "the inbox, SQLite": dispatched(f"sqlite:///{folder}/drain{number}.sqlite3"),
+            "the inbox, PostgreSQL": dispatched(new_url("psycopg")),
+            "PgQueuer": pgqueuer(new_url(""), 20_000),
+        }.items():
+            rates.setdefault(one, []).append(rate)
+    for one, measured in rates.items():
+        ratio = median(a / b for a, b in zip(measured, rates["PgQueuer"], strict=True))
+        print(f"  {one:22}{median(measured):8.0f}  {ratio:.2f} of PgQueuer", flush=True)
+    for one, jobs in others(lambda: new_url(""), folder).items():
+        shown = "not measured: its server is missing" if jobs is None else f"{jobs:8.0f}"
         print(f"  {one:22}{shown}", flush=True)
 
 

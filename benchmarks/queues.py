@@ -175,13 +175,12 @@ def redis(folder: Path) -> Iterator[str | None]:
         server.wait()
 
 
-def all_of_them(new_url: Callable[[], str], folder: Path) -> dict[str, float | None]:
-    """Jobs a second of each, or ``None`` of one whose server is missing.
+def others(new_url: Callable[[], str], folder: Path) -> dict[str, float | None]:
+    """Jobs a second of each but PgQueuer, or ``None`` of one whose server is missing.
 
     :param new_url: makes a PostgreSQL database and returns its ``postgresql://`` URL.
     """
     return {
-        "PgQueuer": pgqueuer(new_url(), 20_000),
         "procrastinate": procrastinate(new_url(), 2_000),
         "Huey, SQLite": huey(folder, 5_000),
         "Celery, Redis": celery(folder, 20_000),
