@@ -71,14 +71,13 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     """
     with Turns(app) as turns:
         turns.send_envelope(report, invalid)
-        call, of_message = turns.call, turns.of_message if turns.state_matters else None
         listeners = turns.of_all
         for message in report.messages if turns.message_matters else ():
-            if of_message:
-                listeners = of_message(message)
+            if turns.state_matters:
+                listeners = turns.of_message(message)
             arguments = {"message": message, "report": report}
             for listener in listeners:
-                call(listener, arguments)
+                turns.call(listener, arguments)
     turns.raise_together()
 
 

@@ -308,7 +308,7 @@ def digest(*parts: str | float | None, size: int = 16) -> str:
 
 
 def digest_after(*first: str | float | None) -> Callable[..., str]:
-    """What makes the :func:`digest` of these, two or more, and of others."""
+    """What makes the :func:`digest` of these parts and of others, two or more of each."""
     begun = blake2b(ascii(first)[:-1].encode() + b", ", digest_size=16)
 
     def finish(*others: str | float | None) -> str:
