@@ -509,7 +509,7 @@ def _decoded(value: Any) -> Any:
 
 def _check_structure(payload: Any, document: bytes) -> None:
     """:raises MalformedBody: it is none of a delivery report."""
-    check_structure(payload, len(document.decode()))
+    check_structure(payload, document.decode())
 
 
 def _once(action: Callable[[], None]) -> Callable[[], None]:

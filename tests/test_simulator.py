@@ -212,6 +212,7 @@ def test_send_sample_says_why(app: Flask, url: str, run: Run) -> None:
     csrf.exempt(app.blueprints["ants_dr"])
     result = run("send-sample", "--url", url, "--password", "other")
     assert result.exit_code == 1
+    assert f"The callback is {url}; a different one is named with --url." in result.stderr
     detail = "The credentials are missing or wrong: the callback needs the HTTP Basic pair"
     assert f"report.json: 401, 0 accepted, 0 rejected\n  {detail} that" in result.stdout
     assert run("send-sample", "--url", url).exit_code == 0
@@ -347,6 +348,7 @@ def test_a_server_that_is_down(run: Run) -> None:
 def test_wrong_credentials(url: str, run: Run, heard: Heard) -> None:
     result = run("simulate", "--url", url, "--password", "other", "--messages", "10")
     assert result.exit_code == 1
+    assert f"The callback is {url}; a different one is named with --url." in result.stderr
     assert re.search(r"401 +1  unexpected", result.stdout)
     assert "other" not in result.output
     assert heard.messages == []

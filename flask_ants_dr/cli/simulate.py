@@ -194,6 +194,8 @@ def simulate(
     _show(summary, as_json)
     if ("no connection", False) in summary.answers:
         click.echo(f"There is no server at {url}: start it, or name it with --url.", err=True)
+    elif not summary.as_expected:
+        _say_where(url)
     if not summary.as_expected:
         raise SystemExit(1)
     if stop.is_set():
@@ -228,7 +230,12 @@ def send_sample(
             click.echo(f"  {printable(summary.reason)}")
         taken = taken and expected
     if not taken:
+        _say_where(url)
         raise SystemExit(1)
+
+
+def _say_where(url: str) -> None:
+    click.echo(f"The callback is {url}; a different one is named with --url.", err=True)
 
 
 def _simulator() -> Any:

@@ -52,7 +52,7 @@ def decode(body: bytes, content_type: str | None) -> Any:
         return parse_xml(data)
     text = read_text(body, is_xml=False, charset=charset)
     payload = parse_json(text)
-    check_structure(payload, len(text))
+    check_structure(payload, text)
     return with_storable_texts(payload, text)
 
 

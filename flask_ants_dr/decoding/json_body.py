@@ -99,13 +99,15 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def check_structure(payload: Any, characters: int) -> None:
+def check_structure(payload: Any, text: str) -> None:
     """Refuse what is nested too deep or has suspiciously many values, without recursion.
 
-    :param characters: of how many the payload was made.
+    :param text: what the payload was read from.
     :raises MalformedBody: it is nested more than 32 levels deep, or has far more values than a
         delivery report of its size.
     """
+    if len(text) < _FREE_VALUES and text.count("{") + text.count("[") <= MAX_DEPTH:
+        return  # what is so small can be neither
     level: list[Any] = [[payload]]
     values = 0
     for _ in range(MAX_DEPTH + 1):
@@ -120,5 +122,5 @@ def check_structure(payload: Any, characters: int) -> None:
             break
     else:
         raise too_deep()
-    if values > _FREE_VALUES + characters // _CHARACTERS_OF_A_VALUE:
+    if values > _FREE_VALUES + len(text) // _CHARACTERS_OF_A_VALUE:
         raise MalformedBody("The body has far more values than a delivery report of its size.")

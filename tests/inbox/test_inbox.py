@@ -1165,17 +1165,21 @@ def test_a_deadlock_is_tried_again(make_inbox_app: MakeApp) -> None:
         ids = [callbacks.insert(connection, ENVELOPE) for _ in range(2)]
     tries: Counter[int] = Counter()
     barrier = threading.Barrier(2)
+    one_has_ended = threading.Event()
 
-    def lock(order: int) -> Any:
-        def work(connection: Connection) -> int:
+    def lock(order: int) -> int:
+        def work(connection: Connection) -> None:
             tries[order] += 1
+            if tries[order] > 1:
+                one_has_ended.wait(20)  # else the two can meet again
             callbacks.lock(connection, [ids[order]])
             if tries[order] == 1:
                 barrier.wait(20)
             callbacks.lock(connection, [ids[1 - order]])
-            return order
 
-        return database.run(work)
+        database.run(work)
+        one_has_ended.set()
+        return order
 
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(lock, range(2))) == [0, 1]
