@@ -78,6 +78,7 @@ from .over_http import load
 from .over_http import lua
 from .over_http import no_two_alike
 from .over_http import server
+from .queues import JOBS
 from .queues import others
 from .queues import pgqueuer
 
@@ -246,7 +247,7 @@ def beside_others(folder: Path, new_url: Callable[[str], str]) -> None:
         for one, rate in {
             "the inbox, SQLite": dispatched(f"sqlite:///{folder}/drain{number}.sqlite3"),
             "the inbox, PostgreSQL": dispatched(new_url("psycopg")),
-            "PgQueuer": pgqueuer(new_url(""), 20_000),
+            "PgQueuer": pgqueuer(new_url(""), JOBS),
         }.items():
             rates.setdefault(one, []).append(rate)
     for one, measured in rates.items():

@@ -25,6 +25,8 @@ from pgqueuer.types import QueueExecutionMode
 from procrastinate import App
 from procrastinate import PsycopgConnector
 
+JOBS = 20_000
+
 
 def pgqueuer(url: str, jobs: int) -> float:
     """PgQueuer on PostgreSQL: jobs a second of one worker, which takes 100 at a time."""
@@ -181,7 +183,7 @@ def others(new_url: Callable[[], str], folder: Path) -> dict[str, float | None]:
     :param new_url: makes a PostgreSQL database and returns its ``postgresql://`` URL.
     """
     return {
-        "procrastinate": procrastinate(new_url(), 2_000),
-        "Huey, SQLite": huey(folder, 5_000),
-        "Celery, Redis": celery(folder, 20_000),
+        "procrastinate": procrastinate(new_url(), JOBS),
+        "Huey, SQLite": huey(folder, JOBS),
+        "Celery, Redis": celery(folder, JOBS),
     }
