@@ -35,10 +35,12 @@ _JSON = re.compile(
     r"|(?P<open>[{\[])|(?P<close>[}\]])|(?P<number>-?[0-9][0-9.eE+-]*+)",
     re.DOTALL,
 )
+# The characters of a tag one by one: where the repetition of a group is possessive, Python 3.11.2
+# loses the slash of an empty element. There is one way to match, so that nothing is tried twice.
 _XML = re.compile(
     r"<!--.*?-->|<!\[CDATA\[(?P<cdata>.*?)\]\]>|<\?.*?\?>"
     r"|</[^>]*+>(?P<end>)"
-    r"""|<(?P<start>[^\s<>/]++)(?:[^<>"'/]++|/(?!>)|"[^"]*+"|'[^']*+')*+(?P<empty>/?)>"""
+    r"""|<(?P<start>[^\s<>/]++)(?:[^<>"'/]|/(?!>)|"[^"]*+"|'[^']*+')*(?P<empty>/?)>"""
     r"|(?P<text>[^<]++)",
     re.DOTALL,
 )

@@ -148,6 +148,8 @@ def test_structures_of_json(body: str, expected: str | None) -> None:
         ("<to>66898887777</to><from>66812345678</from>", False),
         ("<to>66898887777</to><x><y>66812345678</y></x>", False),
         ("<to/><!-- <to>66812345678</to> -->", False),
+        ("<to/><from>66812345678</from>", False),
+        ("<to b='/' c=\"1/\" /><from>66812345678</from>", False),
     ],
 )
 def test_structures_of_xml(element: str, expected: bool) -> None:
