@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from collections.abc import Sized
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from dataclasses import field
@@ -116,7 +117,9 @@ class _Member(fields.Field[_T]):
     def __init__(self, *, tolerant: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tolerant = tolerant
-        self.is_plain = is_plain(self)
+        # A host's class may have another way to read, which is not to be gone around.
+        ways = [_definer(type(self), name) for name in ("read_plain", "_deserialize")]
+        self.is_plain = is_plain(self) and ways[0] is ways[1]
 
     def read_plain(self, value: Any) -> Any:
         """What becomes of a value that is as it should be, in a fraction of marshmallow's time.
@@ -140,6 +143,11 @@ class _Member(fields.Field[_T]):
                 raise
             reason = " ".join(map(str, error.messages))
             return Unreadable(attr or str(self.name), reason, _as_it_came(value))
+
+
+def _definer(cls: type, name: str) -> type:
+    """The class that a class has an attribute from."""
+    return next(one for one in cls.__mro__ if name in vars(one))
 
 
 def _as_it_came(value: Any) -> Any:
@@ -189,6 +197,12 @@ class Credit(_Member[Decimal | None]):
         "invalid": "Not a decimal number such as 1.00.",
         "size": "Not of sane size: at most 29 digits before and 28 after the point.",
     }
+
+    def read_plain(self, value: Any) -> Decimal | None:
+        if type(value) is Decimal or type(value) is str:
+            with suppress(ValidationError):
+                return self._deserialize(value, self.data_key, None)
+        return None
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Decimal | None:
         if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
@@ -439,7 +453,7 @@ class _Loaded(dict[str, Any]):
         if type(value) is Unreadable:
             self.unreadable[name] = value
             value = None
-        super().__setitem__(name, value)
+        dict.__setitem__(self, name, value)
 
 
 class _Options(SchemaOpts):
@@ -492,10 +506,12 @@ class WireSchema(Schema):
                 extra[one.name] = plain(one.value)
         except ValueError as error:
             raise ValidationError(str(error), "extra") from None
-        for name in data.keys() - self._model_names:
-            value = data.pop(name)
-            if name not in unreadable:
-                extra[name] = value
+        # Asked first, because most have none, and sets take time to make.
+        if not data.keys() <= self._model_names:
+            for name in data.keys() - self._model_names:
+                value = data.pop(name)
+                if name not in unreadable:
+                    extra[name] = value
         if not self._has_problems:
             return self.model(**data, extra=extra)
         problems = {one.name: one.reason for one in unreadable.values()}

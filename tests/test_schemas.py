@@ -27,6 +27,7 @@ from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
 from flask_ants_dr import StatusSchema
+from flask_ants_dr.schemas import Credit
 from flask_ants_dr.schemas import Date
 from flask_ants_dr.schemas import Details
 from flask_ants_dr.schemas import String
@@ -255,3 +256,15 @@ def test_a_tolerant_field_of_a_host() -> None:
     assert message.extra == {"seen": "yesterday", "readDate": "today"}
     assert message.problems.keys() == {"seen", "readDate"}
     assert schema.load(schema.dump(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [(String, "a"), (Credit, "1.00"), (Date, "2019-05-27T14:39:40.273")]
+)
+def test_a_field_that_a_host_has_given_a_way_of_its_own(kind: type[Any], value: str) -> None:
+    class Own(kind):  # type: ignore[misc]
+        def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> Any:
+            return attr, data["other"], super()._deserialize(value, attr, data, **kwargs)
+
+    loaded = Own().deserialize(value, "own", {"own": value, "other": 1})
+    assert loaded == ("own", 1, kind().deserialize(value))
