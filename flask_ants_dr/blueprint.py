@@ -6,6 +6,8 @@ import json
 import time
 from datetime import UTC
 from datetime import datetime
+from io import BytesIO
+from shutil import copyfileobj
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import cast
@@ -226,10 +228,12 @@ class DeliveryReportBlueprint(Blueprint):
 
     def _receive(self, app: Flask, callback: Request, registration: Registration) -> Response:
         _refuse_forms(callback)
+        # Not its headers, which take ten times as long to say that there is none.
+        environ = callback.environ
         envelope = Envelope(
             source=registration.name,
-            content_type=callback.headers.get("Content-Type", ""),
-            content_encoding=callback.headers.get("Content-Encoding", ""),
+            content_type=environ.get("CONTENT_TYPE", ""),
+            content_encoding=environ.get("HTTP_CONTENT_ENCODING", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=_query(callback.query_string) if callback.query_string else {},
             received_at=datetime.now(UTC),
@@ -280,7 +284,8 @@ def _refuse_forms(callback: Request) -> None:
     Any page can have a browser post a form, also with the credentials that it remembers, but not
     with a content type of JSON or XML unless it is asked first.
     """
-    if "Origin" in callback.headers and not is_named(callback.headers.get("Content-Type")):
+    environ = callback.environ
+    if "HTTP_ORIGIN" in environ and not is_named(environ.get("CONTENT_TYPE")):
         raise UnsupportedMediaType(
             "A request with an Origin header must have the content type application/json or"
             " application/xml."
@@ -288,8 +293,9 @@ def _refuse_forms(callback: Request) -> None:
 
 
 def _read_body(callback: Request, limit: int) -> bytes:
-    is_chunked = "chunked" in callback.headers.get("Transfer-Encoding", "").lower()
-    if is_chunked and not callback.environ.get("wsgi.input_terminated"):
+    environ = callback.environ
+    is_chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+    if is_chunked and not environ.get("wsgi.input_terminated"):
         raise LengthRequired(
             "The body is chunked, and this server does not say where it ends: send a"
             " Content-Length, or have the proxy or the server in front of the application buffer"
@@ -297,8 +303,12 @@ def _read_body(callback: Request, limit: int) -> bytes:
         )
     # One more, because Werkzeug cuts off a chunked body at its limit without an error.
     callback.max_content_length = limit + 1
+    read = BytesIO()
     try:
-        body = callback.get_data(cache=False)
+        # get_data() holds a large body three times, and takes a tenth of the callback's time.
+        copyfileobj(callback.stream, read)
+        # It has what the host read before.
+        body = read.getvalue() or callback.get_data(cache=False)
     except RequestEntityTooLarge:
         body = None
     except ClientDisconnected:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
@@ -54,8 +55,8 @@ class Listener(NamedTuple):
 
     signal: NamedSignal
     subscriber: Callable[..., Any]
-    call: Callable[..., Any] | None
-    """It as a function that waits for its end, where there can be one."""
+    call: Callable[..., Any]
+    """It as a function that waits for its end."""
     name: str
     """Its module and qualified name; of those that share one, all but the first have a number."""
 
@@ -71,13 +72,24 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
     """
     with Turns(app) as turns:
         turns.send_envelope(report, invalid)
+        is_measured = bool(subscriber_called.receivers)
         listeners = turns.of_all
         for message in report.messages if turns.message_matters else ():
             if turns.state_matters:
                 listeners = turns.of_message(message)
-            arguments = {"message": message, "report": report}
             for listener in listeners:
-                turns.call(listener, arguments)
+                if is_measured:
+                    turns.call(listener, {"message": message, "report": report})
+                    continue
+                # The same, written out: it takes a third of the time.
+                try:
+                    result = listener.call(app, message=message, report=report)
+                    if result is not None:
+                        _refuse_awaitable(result)
+                except _NO_FAILURES:
+                    raise
+                except BaseException as error:
+                    turns.fail(error, listener, message)
     turns.raise_together()
 
 
@@ -183,19 +195,13 @@ class Turns:
             self._leave_own_context()
             self._enter_own_context()
         try:
-            call = listener.call or self.app.ensure_sync(listener.subscriber)
-            # Written twice, because a context manager that does nothing takes as long as the rest.
-            if transaction:
-                with transaction():
-                    if (result := call(self.app, **arguments)) is not None:
-                        _refuse_awaitable(result)
-            elif (result := call(self.app, **arguments)) is not None:
-                _refuse_awaitable(result)
+            with transaction() if transaction else nullcontext():
+                _refuse_awaitable(listener.call(self.app, **arguments))
         except _NO_FAILURES:
             raise
         except BaseException as error:
             self._observe(listener, started, error)
-            return self._fail(error, listener, arguments.get("message"))
+            return self.fail(error, listener, arguments.get("message"))
         if started is not None:
             self._observe(listener, started, None)
         return None
@@ -216,9 +222,10 @@ class Turns:
         if failures:
             raise ExceptionGroup("subscribers to delivery reports raised", failures)
 
-    def _fail(
+    def fail(
         self, raised: BaseException, listener: Listener, message: MessageReport | None
     ) -> Exception:
+        """Keep what a subscriber raised at its turn, and see to the next one's context."""
         error = _as_exception(raised)
         with suppress(Exception):  # an exception can be frozen
             subscriber = listener.subscriber
@@ -296,8 +303,8 @@ def _listeners(
     return listeners
 
 
-def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any] | None:
+def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return app.ensure_sync(subscriber)
     except Exception:  # it will raise again when it is the subscriber's turn
-        return None
+        return lambda sender, **arguments: app.ensure_sync(subscriber)(sender, **arguments)

@@ -19,7 +19,7 @@ from datetime import datetime
 from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
-from functools import lru_cache
+from itertools import repeat
 from typing import Any
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -200,7 +200,7 @@ class FastSchema:
             return self._messages.item(details[index])
 
         try:
-            return self._load(values, {}, details, iter(dict, None), item, check, about)
+            return self._load(values, {}, details, repeat(None), item, check, about)
         except msgspec.DecodeError:  # in what is decoded when it is needed
             return None
 
@@ -243,7 +243,7 @@ class FastSchema:
         values: Iterable[Any],
         extra: dict[str, Any],
         records: Sequence[Any],
-        unknown: Iterable[dict[str, Any]],
+        unknown: Iterable[dict[str, Any] | None],
         item: Callable[[int], Any],
         check: Check,
         about: Mapping[str, Any],
@@ -306,7 +306,7 @@ class _Messages:
         self._members = [replace(one, reader=readers.get(one.target)) for one in members]
         stock = self._members[: len(_MEMBERS)]
         self._texts = [one for one in stock if type(one.field) is String]
-        self._others = [one for one in stock if type(one.field) in {Credit, Date}]
+        self._load_others = [one.load for one in stock if type(one.field) in {Credit, Date}]
         self._added = list(_attributes(self._members).items())[len(_MEMBERS) :]
         self._keys = {one.key for one in members}
         #: What JSON is decoded into, if it has no unknown members.
@@ -347,21 +347,22 @@ class _Messages:
         return {one.key: _decoded(value) for one, value in values if value is not UNSET}
 
     def load(
-        self, records: Iterable[Any], unknown: Iterable[dict[str, Any]], check: Check
+        self, records: Iterable[Any], unknown: Iterable[dict[str, Any] | None], check: Check
     ) -> tuple[list[MessageReport | None], list[int]]:
         """Make messages, and ``None`` of what is for marshmallow to refuse; and where those are.
 
         :param records: objects that were decoded.
-        :param unknown: their members that no field knows.
+        :param unknown: their members that no field knows, if they can have any.
         """
         # One loop without a call for each, because Python is slow enough for that to count.
         messages: list[MessageReport | None] = []
         refused: list[int] = []
         added = self._added
-        load_credit, load_sent, load_done = (one.load for one in self._others)
+        load_credit, load_sent, load_done = self._load_others
         offsets, hour = self._dates, slice(13)
         last_given, credit = last_status, state = _NOTHING, None
-        for record, extra in zip(records, unknown, strict=False):
+        for record, members in zip(records, unknown, strict=False):
+            extra = {} if members is None else members
             values = astuple(record)
             message_id, to, sender, text, callback_data, given, sent, done, status = (
                 values[: len(_MEMBERS)] if added else values
@@ -512,8 +513,16 @@ def _check_structure(payload: Any, document: bytes) -> None:
     check_structure(payload, document.decode())
 
 
-def _once(action: Callable[[], None]) -> Callable[[], None]:
-    return lru_cache(maxsize=1)(action)
+def _once(action: Check) -> Check:
+    is_done = False
+
+    def check() -> None:
+        nonlocal is_done
+        if not is_done:
+            action()
+            is_done = True
+
+    return check
 
 
 def _unknown_members(item: dict[str, Any], keys: set[str], check: Check) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence
-from dataclasses import dataclass
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import NamedTuple
 
 from flask import Flask
 
@@ -39,8 +39,7 @@ _CONTENT_ENCODINGS = {"br", "compress", "deflate", "gzip", "x-compress", "x-gzip
 _NAMED_MEMBERS = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(NamedTuple):
     """What was made of a callback."""
 
     report: DeliveryReport
@@ -91,9 +90,8 @@ def receive(
         )
         dispatch_report(app, report, invalid)
         return received
-    return replace(
-        received, new=inbox.accept(envelope, received.report, received.invalid, callback_id)
-    )
+    new = inbox.accept(envelope, received.report, received.invalid, callback_id)
+    return received._replace(new=new)
 
 
 def read(registration: Registration, envelope: Envelope) -> Received:

@@ -15,6 +15,7 @@ from uuid import UUID
 import pytest
 from flask import Blueprint
 from flask import Flask
+from flask import request
 from flask import url_for
 
 from flask_ants_dr import DeliveryReportBlueprint
@@ -50,6 +51,16 @@ def test_reports_carry_their_source_and_url_parameters() -> None:
         "number": "7",
         "ref": "ก",
     }
+
+
+def test_a_body_that_the_host_has_read_before() -> None:
+    app = make_app()
+
+    @app.before_request
+    def log() -> None:
+        assert request.get_data()
+
+    assert Ants(app.test_client()).post(callback(detail())).json == {"accepted": 1, "rejected": 0}
 
 
 def test_several_blueprints_in_one_application() -> None:
