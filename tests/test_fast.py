@@ -323,14 +323,7 @@ ZONES = [
 def exact(value: Any) -> Any:
     """A value in a form in which only equal ones of the same type are equal."""
     match value:
-        case (
-            Received()
-            | DeliveryReport()
-            | MessageReport()
-            | Status()
-            | PriceSchema.Price()
-            | InvalidDetail()
-        ):
+        case DeliveryReport() | MessageReport() | Status() | PriceSchema.Price() | InvalidDetail():
             members = {name: getattr(value, name) for name in value.__dataclass_fields__}
             return type(value).__name__, exact(members)
         case dict():
