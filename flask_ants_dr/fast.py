@@ -338,7 +338,13 @@ class _Messages:
         self, objects: list[dict[str, Any]], check: Check
     ) -> tuple[list[Any], Iterable[dict[str, Any]]]:
         """The members of objects, and those that no field knows."""
-        unknown = [_unknown_members(one, self._keys, check) for one in objects]
+        unknown = []
+        names: tuple[str, ...] = ()
+        unknown_names: list[str] = []
+        for one in objects:
+            if (own := tuple(one)) != names:  # most have the same
+                names, unknown_names = own, _unknown_names(one, self._keys, check)
+            unknown.append(_plain_members(one, unknown_names, check))
         return msgspec.convert(objects, self._open), unknown
 
     def item(self, record: Any) -> dict[str, Any]:
@@ -527,18 +533,26 @@ def _once(action: Check) -> Check:
 
 def _unknown_members(item: dict[str, Any], keys: set[str], check: Check) -> dict[str, Any]:
     """The members of an object that no field knows, as plain values."""
+    return _plain_members(item, _unknown_names(item, keys, check), check)
+
+
+def _unknown_names(item: dict[str, Any], keys: set[str], check: Check) -> list[str]:
     unknown = item.keys() - keys
-    if not unknown:
-        return {}
     if len(unknown) > _MANY_MEMBERS:
         check()
-    extra = {}
-    for name in unknown if len(unknown) == 1 else [one for one in item if one in unknown]:
+    return [*unknown] if len(unknown) < 2 else [one for one in item if one in unknown]
+
+
+def _plain_members(item: dict[str, Any], names: list[str], check: Check) -> dict[str, Any]:
+    members = {}
+    for name in names:
         value = item[name]
-        if isinstance(value, dict | list):
-            check()
-        extra[name] = value if type(value) is str else plain(value)
-    return extra
+        if type(value) is not str:
+            if isinstance(value, dict | list):
+                check()
+            value = plain(value)
+        members[name] = value
+    return members
 
 
 def _is_flat(item: Any) -> bool:
