@@ -28,6 +28,7 @@ from datetime import timezone
 from datetime import tzinfo
 from decimal import Decimal
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
 from typing import ClassVar
 from typing import TypeVar
@@ -445,13 +446,11 @@ class _Loaded(dict[str, Any]):
     So a host's validators see ``None`` there, as they do where a member is missing.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.unreadable: dict[str, Unreadable] = {}
+    unreadable: Mapping[str, Unreadable] = MappingProxyType({})
 
     def __setitem__(self, name: str, value: Any) -> None:
         if type(value) is Unreadable:
-            self.unreadable[name] = value
+            self.unreadable = {**self.unreadable, name: value}
             value = None
         dict.__setitem__(self, name, value)
 
@@ -496,7 +495,7 @@ class WireSchema(Schema):
 
     @post_load(pass_original=True)
     def _make(self, data: dict[str, Any], original: Any, **kwargs: Any) -> Any:
-        unreadable: dict[str, Unreadable] = getattr(data, "unreadable", {})
+        unreadable: Mapping[str, Unreadable] = getattr(data, "unreadable", {})
         extra: dict[str, Any] = {}
         try:
             # What a host's pre_load has made a report of need be no object.
