@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 # What needs no other program, and little time.
 QUICK = "not (postgresql or mariadb or celery or browser or manual or slow)"
+QUICK_PATHS = ["--ignore=tests/example_app", "--ignore=tests/manual"]
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
@@ -37,8 +38,19 @@ def tests(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """The tests of the package that need neither another program nor much time."""
     session.install("-e", ".[test]")
-    paths = ["--ignore=tests/example_app", "--ignore=tests/manual"]
-    session.run("pytest", "-q", "-m", QUICK, *(session.posargs or paths))
+    session.run("pytest", "-q", "-m", QUICK, *(session.posargs or QUICK_PATHS))
+
+
+@nox.session(venv_backend="none")
+def system(session: nox.Session) -> None:
+    """The quick tests on the system's own Python, often an older release than the one in use."""
+    venv = Path(".nox", "system")
+    session.run("/usr/bin/python3", "-m", "venv", str(venv))
+    python = str(venv / "bin" / "python")
+    session.run(python, "--version")
+    session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]")
+    paths = session.posargs or QUICK_PATHS
+    session.run(python, "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *paths)
 
 
 @nox.session

@@ -58,19 +58,14 @@ def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageRepor
     have nothing in common, and neither have two orders.
     """
     key = digest_after(*_origin(envelope), _told(report, "bulkId", report.bulk_id))
-    return {
-        key(
-            message.message_id,
-            _told(message, "to", message.to),
-            message.status.name,
-            _told(
-                message,
-                "doneDate",
-                message.done_date.timestamp() if message.done_date else None,
-            ),
-        ): message
-        for message in report.messages
-    }
+    found = {}
+    for message in report.messages:
+        to: str | float | None = message.to
+        done: str | float | None = message.done_date.timestamp() if message.done_date else None
+        if message.problems:
+            to, done = _told(message, "to", to), _told(message, "doneDate", done)
+        found[key(message.message_id, to, message.status.name, done)] = message
+    return found
 
 
 def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
@@ -82,15 +77,24 @@ def by_stored_key(envelope: Envelope, report: DeliveryReport) -> dict[str, Messa
     return found
 
 
-def status_key(source: str, message: MessageReport) -> str:
-    """What is the same however a status of a message is reported: by whichever tenant's or order's
-    URL, with or without its bulk, and whatever its date.
+def status_keys(source: str) -> Callable[[MessageReport], str]:
+    """What makes of a message what is the same however its status is reported: by whichever
+    tenant's or order's URL, with or without its bulk, and whatever its date.
 
     It begins with the :func:`message_key`.
     """
-    to = message.to and as_reported(message.to)
-    of_message = message_key(source, message.message_id, _told(message, "to", to))
-    return of_message + digest(status_name(message.status), size=_HALF)
+    message_key = digest_after(source, size=_HALF)
+    of_names: dict[str, str] = {}
+
+    def status_key(message: MessageReport) -> str:
+        to = message.to and as_reported(message.to)
+        status = message.status
+        of_name = of_names.get(status.name)
+        if of_name is None:
+            of_names[status.name] = of_name = digest(status_name(status), size=_HALF)
+        return message_key(message.message_id, _told(message, "to", to)) + of_name
+
+    return status_key
 
 
 def status_name(status: Status) -> str:
@@ -307,9 +311,9 @@ def digest(*parts: str | float | None, size: int = 16) -> str:
     return blake2b(ascii(parts).encode(), digest_size=size).hexdigest()
 
 
-def digest_after(*first: str | float | None) -> Callable[..., str]:
-    """What makes the :func:`digest` of these parts and of others, two or more of each."""
-    begun = blake2b(ascii(first)[:-1].encode() + b", ", digest_size=16)
+def digest_after(*first: str | float | None, size: int = 16) -> Callable[..., str]:
+    """What makes the :func:`digest` of these parts and of others, which are two or more."""
+    begun = blake2b(ascii(first)[:-1].rstrip(",").encode() + b", ", digest_size=size)
 
     def finish(*others: str | float | None) -> str:
         whole = begun.copy()

@@ -53,6 +53,7 @@ TOOK = (1, 2, 5, 10, 30, 60, 300, 3600)
 """Seconds from send to done: the upper bounds that messages are counted under."""
 LONGER = 0
 UNTOLD = -1
+_BOUNDS = (*TOOK, LONGER)
 
 _MINUTE = 60
 _HOUR = 3600
@@ -231,14 +232,21 @@ class Figures:
             if self._hour != minute // _HOUR:
                 self._hour = minute // _HOUR
                 self._senders.clear()
+            states: dict[str, tuple[str, bool]] = {}
+            counted = []
             for message in messages:
                 sender = (message.sender or "")[:_SENDER_CHARACTERS]
                 if sender not in self._senders:
                     if len(self._senders) >= _SENDERS:
                         sender = _OTHER_SENDERS
                     self._senders.add(sender)
-                state = message.status.state
-                self._messages[(minute, sender, state.value, _took(message, state))] += 1
+                status = message.status
+                if status.name not in states:
+                    states[status.name] = status.state.value, status.state.is_final
+                state, is_final = states[status.name]
+                took = _took(message) if is_final else UNTOLD
+                counted.append((minute, sender, state, took))
+            self._messages.update(counted)
         self._plan()
 
     def _add(self, key: tuple[int, int], sums: list[Any]) -> None:
@@ -336,13 +344,13 @@ def _minute(now: float) -> int:
     return int(now // _MINUTE * _MINUTE)
 
 
-def _took(message: MessageReport, state: DeliveryState) -> int:
-    if not (state.is_final and message.send_date and message.done_date):
+def _took(message: MessageReport) -> int:
+    if not (message.send_date and message.done_date):
         return UNTOLD
     seconds = (message.done_date - message.send_date).total_seconds()
     if seconds < 0:
         return UNTOLD
-    return (*TOOK, LONGER)[bisect_left(TOOK, seconds)]
+    return _BOUNDS[bisect_left(TOOK, seconds)]
 
 
 def _together(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:

@@ -273,10 +273,8 @@ class BoundInbox:
         """
         now, token = time.time(), uuid4().hex
         message_by_key = by_key(envelope, report)
-        status_keys = {
-            key: callbacks.status_key(self.source, message)
-            for key, message in message_by_key.items()
-        }
+        status_key = callbacks.status_keys(self.source)
+        status_keys = {key: status_key(message) for key, message in message_by_key.items()}
         is_replay = callback_id is not None
         if is_replay:
             invalid = _not_erased(invalid)

@@ -185,6 +185,7 @@ def _note(
 def _fill(inbox: BoundInbox, since: float) -> None:
     """Note what is the same however a status is reported, where an older release did not."""
     registration, after = registrations(inbox.app)[inbox.source], 0
+    status_key = callbacks.status_keys(inbox.source)
     while True:
         with inbox.database.begin(writes=False) as connection:
             ids = messages.without_status_key(connection, inbox.source, since, after, _PAGE)
@@ -199,7 +200,7 @@ def _fill(inbox: BoundInbox, since: float) -> None:
             except Exception:  # noqa: S112  # a host's schema can raise anything
                 continue
             for key, message in callbacks.by_stored_key(envelope, report).items():
-                keys[key] = callbacks.status_key(inbox.source, message)
+                keys[key] = status_key(message)
         with inbox.database.begin() as connection:
             messages.note_status_keys(connection, keys)
 
@@ -327,7 +328,7 @@ class _Run:
         if len(positions) != len(reported):  # a host's schema has messages of its own
             self._receive(envelope, len(details), reported)
             return
-        theirs = [callbacks.status_key(self.inbox.source, message) for message in reported]
+        theirs = [*map(callbacks.status_keys(self.inbox.source), reported)]
         by_key = dict(zip(theirs, reported, strict=True))
         is_known, in_quarantine = self._look_up(envelope, received, by_key)
         new: dict[int, MessageReport] = {}

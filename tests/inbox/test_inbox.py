@@ -147,7 +147,9 @@ def test_a_repeated_callback_changes_nothing(make_inbox_app: MakeApp, json_sampl
     assert (rows(app), rows(app, "callbacks"), rows(app, "quarantine")) == (3, 2, 1)
 
 
-@pytest.mark.parametrize("first", [("ants_dr", None), ("ants_dr", "{'a': \"ก\"}", "b'")])
+@pytest.mark.parametrize(
+    "first", [("ants_dr",), ("a,",), ("ants_dr", None), ("ants_dr", "{'a': \"ก\"}", "b'")]
+)
 @pytest.mark.parametrize("others", [("m1", None), ("\ud800", "1", 1.5, None)])
 def test_keys_are_what_they_were(first: tuple[Any, ...], others: tuple[Any, ...]) -> None:
     """However they are made: what is stored is found by them."""
