@@ -82,7 +82,7 @@ def dispatch_report(app: Flask, report: DeliveryReport, invalid: Iterable[Invali
                 if is_measured:
                     turns.call(listener, {"message": message, "report": report})
                     continue
-                # The same, written out: it takes a third of the time.
+                # The same, written out, in a third of its time.
                 try:
                     if (result := listener.call(app, message=message, report=report)) is not None:
                         _refuse_awaitable(result)
@@ -196,7 +196,8 @@ class Turns:
             self._enter_own_context()
         try:
             with transaction() if transaction else _AT_ONCE:
-                _refuse_awaitable(listener.call(self.app, **arguments))
+                if (result := listener.call(self.app, **arguments)) is not None:
+                    _refuse_awaitable(result)
         except _NO_FAILURES:
             raise
         except BaseException as error:
@@ -260,7 +261,7 @@ class Turns:
 
 
 def _refuse_awaitable(result: object) -> None:
-    if result is not None and isawaitable(result):
+    if isawaitable(result):
         raise TypeError("it returned an awaitable: subscribe an async def function itself")
 
 
@@ -306,5 +307,5 @@ def _listeners(
 def _sync(app: Flask, subscriber: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return app.ensure_sync(subscriber)
-    except Exception:  # it will raise again when it is the subscriber's turn
+    except Exception:  # asked again when it is the subscriber's turn, it will be its failure
         return lambda sender, **arguments: app.ensure_sync(subscriber)(sender, **arguments)

@@ -594,7 +594,7 @@ def _members(schema: Schema) -> list[_Member]:
             key=name if field.data_key is None else field.data_key,
             target=field.attribute or name,
             field=field,
-            is_string=type(field) is String and field.is_plain,
+            is_string=type(field) is String and field.is_read_plainly,
             is_optional=bool(field.allow_none) and field.load_default is None,
         )
         for name, field in schema.load_fields.items()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import json
 from datetime import UTC
 from datetime import date
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from enum import StrEnum
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
 import pytest
 from flask import Blueprint
 from flask import Flask
+from flask import Request
 from flask import request
 from flask import url_for
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import report_received
+from flask_ants_dr.blueprint import _LARGE
 from flask_ants_dr.blueprint import _PARAMETERS_OF_URL_FOR
 
 
@@ -60,7 +64,41 @@ def test_a_body_that_the_host_has_read_before() -> None:
     def log() -> None:
         assert request.get_data()
 
-    assert Ants(app.test_client()).post(callback(detail())).json == {"accepted": 1, "rejected": 0}
+    for text in ("", "x" * _LARGE):
+        answer = Ants(app.test_client()).post(callback(detail(text=text)))
+        assert answer.json == {"accepted": 1, "rejected": 0}
+
+
+def test_a_body_as_long_as_the_host_allows_that_it_has_looked_at() -> None:
+    body = json.dumps(callback(detail(text="x" * _LARGE))).encode()
+    app = make_app(MAX_CONTENT_LENGTH=len(body))
+
+    @app.before_request
+    def look() -> None:
+        assert request.stream
+
+    # As gunicorn says, whose streams end by themselves.
+    ended = {"wsgi.input_terminated": True}
+    answer = Ants(app.test_client()).post(body, environ_overrides=ended)
+    assert answer.json == {"accepted": 1, "rejected": 0}
+
+
+def test_a_request_class_that_reads_bodies_in_its_own_way() -> None:
+    class Wrapped(Request):
+        def get_data(self, *args: Any, **options: Any) -> Any:
+            return super().get_data(*args, **options).removeprefix(b"wrapped:")
+
+    class Elsewhere(Request):
+        @property
+        def stream(self) -> Any:
+            return BytesIO(self.environ["wsgi.input"].read()[len("wrapped:") :])
+
+    for kind in (Wrapped, Elsewhere):
+        app = make_app()
+        app.request_class = kind
+        body = b"wrapped:" + json.dumps(callback(detail(text="x" * _LARGE))).encode()
+        answer = Ants(app.test_client()).post(body)
+        assert answer.json == {"accepted": 1, "rejected": 0}
 
 
 def test_several_blueprints_in_one_application() -> None:

@@ -268,3 +268,16 @@ def test_a_field_that_a_host_has_given_a_way_of_its_own(kind: type[Any], value: 
 
     loaded = Own().deserialize(value, "own", {"own": value, "other": 1})
     assert loaded == ("own", 1, kind().deserialize(value))
+
+    class Strict(kind):  # type: ignore[misc]
+        def _validate(self, value: Any) -> None:
+            raise ValidationError("Not today.")
+
+    with pytest.raises(ValidationError):
+        Strict().deserialize(value)
+
+    class Quick(kind):  # type: ignore[misc]
+        def read_plain(self, value: Any) -> Any:
+            return "plain", value
+
+    assert Quick().deserialize(value) == ("plain", value)

@@ -83,16 +83,19 @@ def status_keys(source: str) -> Callable[[MessageReport], str]:
 
     It begins with the :func:`message_key`.
     """
-    message_key = digest_after(source, size=_HALF)
-    of_names: dict[str, str] = {}
+    of_message = digest_after(source, size=_HALF)
+    # Most have the one of the message before.
+    last_status, of_status = None, ""
 
     def status_key(message: MessageReport) -> str:
-        to = message.to and as_reported(message.to)
-        status = message.status
-        of_name = of_names.get(status.name)
-        if of_name is None:
-            of_names[status.name] = of_name = digest(status_name(status), size=_HALF)
-        return message_key(message.message_id, _told(message, "to", to)) + of_name
+        nonlocal last_status, of_status
+        to: str | float | None = message.to and as_reported(message.to)
+        if message.problems:
+            to = _told(message, "to", to)
+        if message.status is not last_status:
+            last_status = message.status
+            of_status = digest(status_name(last_status), size=_HALF)
+        return of_message(message.message_id, to) + of_status
 
     return status_key
 
@@ -313,7 +316,8 @@ def digest(*parts: str | float | None, size: int = 16) -> str:
 
 def digest_after(*first: str | float | None, size: int = 16) -> Callable[..., str]:
     """What makes the :func:`digest` of these parts and of others, which are two or more."""
-    begun = blake2b(ascii(first)[:-1].rstrip(",").encode() + b", ", digest_size=size)
+    so_far = ascii(first)[:-1].rstrip(",") + ", "  # a single one has a comma
+    begun = blake2b(so_far.encode(), digest_size=size)
 
     def finish(*others: str | float | None) -> str:
         whole = begun.copy()

@@ -232,7 +232,7 @@ class Figures:
             if self._hour != minute // _HOUR:
                 self._hour = minute // _HOUR
                 self._senders.clear()
-            states: dict[str, tuple[str, bool]] = {}
+            status, state, is_final = None, "", False
             counted = []
             for message in messages:
                 sender = (message.sender or "")[:_SENDER_CHARACTERS]
@@ -240,10 +240,9 @@ class Figures:
                     if len(self._senders) >= _SENDERS:
                         sender = _OTHER_SENDERS
                     self._senders.add(sender)
-                status = message.status
-                if status.name not in states:
-                    states[status.name] = status.state.value, status.state.is_final
-                state, is_final = states[status.name]
+                if message.status is not status:  # most have the one of the message before
+                    status = message.status
+                    state, is_final = status.state.value, status.state.is_final
                 took = _took(message) if is_final else UNTOLD
                 counted.append((minute, sender, state, took))
             self._messages.update(counted)
