@@ -267,7 +267,7 @@ class _WithReturning(Dialect):
         values: Mapping[str, Any],
         *returning: ColumnElement[Any],
     ) -> Rows:
-        statement = update(table).where(_is_chosen(table, chosen)).values(values)
+        statement = update(table).where(self._is_chosen(table, chosen)).values(values)
         return connection.execute(statement.returning(*returning)).all()
 
     def remove(
@@ -277,14 +277,11 @@ class _WithReturning(Dialect):
         chosen: Select[Any],
         *returning: ColumnElement[Any],
     ) -> Rows:
-        statement = delete(table).where(_is_chosen(table, chosen))
+        statement = delete(table).where(self._is_chosen(table, chosen))
         return connection.execute(statement.returning(*returning)).all()
 
-
-def _is_chosen(table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
-    # A common table expression, because PostgreSQL may run a subquery with LIMIT more than once.
-    rows = chosen.with_for_update(skip_locked=True).cte("chosen")
-    return table.c.id.in_(select(rows.c.id))
+    def _is_chosen(self, table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
+        return table.c.id.in_(chosen)
 
 
 class SQLite(_WithReturning):
@@ -432,6 +429,13 @@ class PostgreSQL(_WithReturning):
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
         return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
+
+    def _is_chosen(self, table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
+        # A common table expression, because a subquery with LIMIT may be run more than once. And an
+        # array of it, because where the statistics say that a table is empty which has grown since,
+        # the two would be joined by comparing each row with each.
+        rows = chosen.with_for_update(skip_locked=True).cte("chosen")
+        return table.c.id == any_(func.array(select(rows.c.id).scalar_subquery()))
 
     def upsert(
         self,
