@@ -344,7 +344,7 @@ class _Messages:
         for one in objects:
             if (own := tuple(one)) != names:  # most have the same
                 names, unknown_names = own, _unknown_names(one, self._keys, check)
-            unknown.append(_plain_members(one, unknown_names, check))
+            unknown.append(_plain_members(one, unknown_names, check) if unknown_names else {})
         return msgspec.convert(objects, self._open), unknown
 
     def item(self, record: Any) -> dict[str, Any]:
@@ -537,6 +537,8 @@ def _unknown_members(item: dict[str, Any], keys: set[str], check: Check) -> dict
 
 
 def _unknown_names(item: dict[str, Any], keys: set[str], check: Check) -> list[str]:
+    if item.keys() <= keys:
+        return []
     unknown = item.keys() - keys
     if len(unknown) > _MANY_MEMBERS:
         check()

@@ -6,6 +6,7 @@ import re
 from typing import Any
 from xml.parsers.expat import ErrorString
 from xml.parsers.expat import ExpatError
+from xml.parsers.expat import ParserCreate
 from xml.parsers.expat import XMLParserType
 from xml.parsers.expat import errors
 from xml.parsers.expat.errors import codes
@@ -18,6 +19,14 @@ from .limits import MAX_DEPTH
 from .limits import has_gap
 from .limits import too_deep
 from .text import join_surrogates
+
+# From defusedxml come the handlers that refuse a DTD and entities. Its own parser builds a tree.
+_DEFUSED = DefusedXMLParser(target=object(), forbid_dtd=True).parser
+_PROTECTIONS = {
+    name: handler
+    for name in dir(_DEFUSED)
+    if name.endswith("Handler") and (handler := getattr(_DEFUSED, name))
+}
 
 _NIL = "http://www.w3.org/2001/XMLSchema-instance}nil"
 
@@ -82,11 +91,10 @@ def parse_xml(data: bytes) -> Any:
 
 def _parse(data: bytes) -> Any:
     """:raises ExpatError: it is not well formed."""
-    # From defusedxml comes the parser with its protections, without the handlers that build a tree.
-    defused = DefusedXMLParser(target=object(), encoding="utf-8", forbid_dtd=True)
-    parser = defused.parser
-    vars(defused).clear()  # they refer to each other, and would wait for the garbage collector
-    parser.DefaultHandlerExpand = None
+    parser = ParserCreate("utf-8", "}")  # which stands between a namespace and a name
+    parser.ordered_attributes = parser.buffer_text = True
+    for name, refuse in _PROTECTIONS.items():
+        setattr(parser, name, refuse)
     members: dict[str, Any] = {}
     _build(parser, members)
     try:
