@@ -23,6 +23,7 @@ from flask import url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.wsgi import get_content_length
 
 from .auth import BasicAuth
 from .auth import is_known
@@ -291,7 +292,7 @@ def _refuse_forms(callback: Request) -> None:
 
 
 def _read_body(callback: Request, limit: int) -> bytes:
-    length = callback.content_length  # which a chunked body has not
+    length = get_content_length(callback.environ)  # which a chunked body has not
     is_chunked = (
         length is None and "chunked" in callback.headers.get("Transfer-Encoding", "").lower()
     )

@@ -83,7 +83,8 @@ def with_storable_texts(payload: Any, text: str) -> Any:
     :param text: what it was read from: it tells whether there is anything to see to.
     """
     # Of surrogates there are none as they are, and nearly all that are escaped are pairs.
-    if "\0" in text or "\\u0000" in text or "\\ud" in text or "\\uD" in text:
+    escapes = ("\\u0000", "\\ud", "\\uD") if "\\" in text else ()
+    if "\0" in text or any(escape in text for escape in escapes):
         return _storable(payload)
     return payload
 

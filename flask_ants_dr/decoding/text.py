@@ -7,7 +7,6 @@ import encodings
 import encodings.aliases
 import pkgutil
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 
 from ..errors import MalformedBody
@@ -78,7 +77,7 @@ def read_text(body: bytes, *, is_xml: bool, charset: str | None) -> str:
         U+FFFD, if it is little: one character in 50.
     :raises MalformedBody: the bytes are nothing of all that.
     """
-    text, _ = _read(body, list(_candidates(body, is_xml, charset)))
+    text, _ = _read(body, _candidates(body, is_xml, charset))
     if "\ufeff" in text[:_BEGINNING]:
         text = text.lstrip("\ufeff \t\r\n")
     return text.rstrip("\0 \t\r\n")
@@ -91,7 +90,7 @@ def read_exactly(body: bytes, *, is_xml: bool, charset: str | None) -> tuple[str
         If there are no such, the text as it is read, and UTF-8.
     :raises MalformedBody: the bytes are nothing of all that.
     """
-    text, encoding = _read(body, list(_candidates(body, is_xml, charset)))
+    text, encoding = _read(body, _candidates(body, is_xml, charset))
     for errors in ("strict", "surrogatepass", "surrogateescape"):
         with suppress(UnicodeError):
             exact = body.decode(encoding, errors)
@@ -152,17 +151,15 @@ def _mended(body: bytes, encoding: str) -> str | None:
     return text if unreadable * _CHARACTERS_FOR_EACH_UNREADABLE <= len(text) else None
 
 
-def _candidates(body: bytes, is_xml: bool, charset: str | None) -> Iterator[str]:
+def _candidates(body: bytes, is_xml: bool, charset: str | None) -> list[str]:
     if encoding := _by_first_bytes(body[:4]):
-        yield encoding
-        return
+        return [encoding]
     declaration = _DECLARATION.match(body) if is_xml else None
     declared = declaration[1].decode() if declaration else None
-    codecs_ = [codec for name in (declared, charset) if (codec := _codec(name))]
+    named = [codec for name in (declared, charset) if name and (codec := _codec(name))]
     # An ESC is how the encodings of ISO 2022 switch, which is valid UTF-8, too.
-    if b"\x1b" not in body or not any(codec.startswith("iso2022") for codec in codecs_):
-        yield "utf-8"
-    yield from codecs_
+    switches = b"\x1b" in body and any(codec.startswith("iso2022") for codec in named)
+    return named if switches else ["utf-8", *named]
 
 
 def _by_first_bytes(start: bytes) -> str | None:
@@ -184,14 +181,14 @@ def _by_first_bytes(start: bytes) -> str | None:
     return None
 
 
-def _codec(name: str | None) -> str | None:
+def _codec(name: str) -> str | None:
     """The codec of an encoding's name, unless Python has none or it is one of Unicode's.
 
     A name goes to no codec lookup before it is known: Python imports and keeps for ever whatever
     a sender makes up there. Codecs that only undo an escaping are left out; some of them take
     more than linear time.
     """
-    if name is None or not name.isascii():
+    if not name.isascii():
         return None
     key = encodings.normalize_encoding(name).lower()
     codec = _ALIASES.get(key, key)
