@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 import shutil
 import tomllib
@@ -20,6 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # What needs no other program, and little time.
 QUICK = "not (postgresql or mariadb or celery or browser or manual or slow)"
 QUICK_PATHS = ["--ignore=tests/example_app", "--ignore=tests/manual"]
+
+LOWEST_PYTHON = [int(part) for part in PROJECT["requires-python"].removeprefix(">=").split(".")]
+RUNNING_PYTHON = platform.python_version()
 
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
@@ -42,15 +46,22 @@ def quick(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-def system(session: nox.Session) -> None:
-    """The quick tests on the system's own Python, often an older release than the one in use."""
-    venv = Path(".nox", "system")
-    session.run("/usr/bin/python3", "-m", "venv", str(venv))
-    python = str(venv / "bin" / "python")
-    session.run(python, "--version")
-    session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]")
-    paths = session.posargs or QUICK_PATHS
-    session.run(python, "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *paths)
+def others(session: nox.Session) -> None:
+    """The quick tests on the other Pythons of this machine: Debian's, often an older release than
+    the one in use, and pyenv's."""
+    of_pyenv = Path.home().glob(".pyenv/versions/3.*/bin/python3")
+    print_version = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+    for python in (Path("/usr/bin/python3"), *sorted(of_pyenv)):
+        version = session.run(str(python), "-c", print_version, silent=True).strip()
+        if [int(part) for part in version.split(".")] < LOWEST_PYTHON or version == RUNNING_PYTHON:
+            continue
+        session.log(f"Python {version}")
+        venv = Path(".nox", f"others-{version}")
+        session.run(str(python), "-m", "venv", str(venv))
+        python = str(venv / "bin" / "python")
+        session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]")
+        paths = session.posargs or QUICK_PATHS
+        session.run(python, "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *paths)
 
 
 @nox.session
