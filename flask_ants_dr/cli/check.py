@@ -11,10 +11,10 @@ from ..checks import check as check_application
 from ..checks import quick as check_quickly
 from ..registration import callback_path
 from ..registration import registrations
+from .group import ago
 from .group import as_json
 from .group import cli
 from .group import current
-from .inbox import ago
 from .simulate import check_url
 from .simulate import local_url
 

@@ -6,14 +6,11 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC
 from datetime import datetime
-from datetime import timedelta
 from functools import partial
-from functools import wraps
 from threading import Event
 from typing import TYPE_CHECKING
 from typing import Any
@@ -24,18 +21,21 @@ from flask.cli import AppGroup
 from ..decoding import decode
 from ..errors import CallbackError
 from ..errors import InboxUnavailable
-from ..errors import MessageLogsError
 from ..escaping import printable
-from ..registration import registrations
 from .group import NUMBER
+from .group import PARTS
+from .group import ago
 from .group import as_json
 from .group import cli
+from .group import configured
 from .group import current
 from .group import finite
+from .group import print_rows
+from .group import seconds
+from .group import show_part
+from .group import with_inboxes
 
 if TYPE_CHECKING:
-    from click._termui_impl import ProgressBar
-
     from ..inbox.inbox import BoundInbox
 
 quarantine = AppGroup("quarantine", help="What could not be decoded or validated.")
@@ -43,37 +43,6 @@ cli.add_command(quarantine)
 
 older_than = partial(click.option, "--older-than", metavar="AGE")
 AGE = "E.g. 30d, 12h, 15m or 60s."
-
-_LONGEST_AGE = 1000 * 365 * 86_400  # seconds, which a date can be before now
-PARTS = 1000  # of a progress bar
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def with_inboxes(command: Callable[..., None]) -> Callable[..., None]:
-    """Hand the application's inboxes to a command, and turn their failures into one line."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        if not any(one.inbox for one in registrations(current()).values()):
-            raise click.ClickException(
-                "No blueprint of this application has an inbox: register"
-                " DeliveryReportBlueprint(inbox=Inbox())."
-            )
-        from ..inbox import bound_inboxes
-        from ..inbox.database import WrongDatabase
-
-        try:
-            command(bound_inboxes(current()), *args, **kwargs)
-        except WrongDatabase as error:
-            raise click.ClickException(str(error)) from None
-        except InboxUnavailable:
-            raise click.ClickException(
-                "The inbox's database failed; the log says why. If its tables are missing, run"
-                " 'flask ants-dr init-db'."
-            ) from None
-
-    return wrapper
 
 
 @cli.command("init-db")
@@ -295,7 +264,7 @@ def purge(inboxes: list[BoundInbox], older_than: str | None, dead_: bool) -> Non
     age after which ANTS repeats nothing.
     """
     if older_than is not None:
-        age = _seconds(older_than)
+        age = seconds(older_than)
         total = sum(inbox.purge(age, dead=dead_) for inbox in inboxes)
         _progress(f"{total} messages purged", last=True)
         return
@@ -433,7 +402,7 @@ def replay(inboxes: list[BoundInbox], ids: tuple[int, ...], all_: bool) -> None:
 @with_inboxes
 def purge_quarantine(inboxes: list[BoundInbox], older_than: str) -> None:
     """Delete what was quarantined before AGE."""
-    age = _seconds(older_than)
+    age = seconds(older_than)
     count = sum(inbox.purge_quarantine(age) for inbox in inboxes)
     click.echo(f"{count} entries purged")
 
@@ -445,47 +414,9 @@ def _progress(text: str, *, last: bool = False) -> None:
         click.echo(("\r" if on_terminal else "") + text, nl=last, err=True)
 
 
-def show_part(progress: ProgressBar[int], part: float) -> None:
-    progress.update(round(part * PARTS) - progress.pos)
-
-
 def _check_selection(ids: Iterable[int], all_: bool) -> None:
     if bool(ids) == all_:
         raise click.UsageError("Give either IDS or --all.")
-
-
-def ago(age: str) -> timedelta:
-    return timedelta(seconds=min(_seconds(age), _LONGEST_AGE))
-
-
-def _seconds(age: str) -> float:
-    found = re.fullmatch(r"(\d{1,9})([smhd])", age)
-    if not found:
-        raise click.BadParameter("must be a number and s, m, h or d, such as 30d.")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def configured(inboxes: list[BoundInbox]) -> list[BoundInbox]:
-    """The inboxes that Message Logs can be asked for."""
-    from ..inbox import reconcile
-
-    found = [inbox for inbox in inboxes if reconcile.is_configured(inbox)]
-    try:
-        for inbox in found or inboxes:
-            reconcile.check_setup(inbox)
-    except MessageLogsError as error:
-        raise click.ClickException(str(error)) from None
-    return found
-
-
-def print_rows(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
-    if as_json:
-        click.echo(json.dumps(rows))
-        return
-    for row in rows:
-        click.echo("  ".join(f"{name}={printable(str(value))}" for name, value in row.items()))
-    if not rows:
-        click.echo(nothing)
 
 
 def _shown(body: bytes, content_type: str, position: int | None, values: bool) -> str:

@@ -11,11 +11,11 @@ import click
 
 from ..models import DeliveryState
 from .group import NUMBER
+from .group import ago
 from .group import as_json
 from .group import cli
-from .inbox import ago
-from .inbox import print_rows
-from .inbox import with_inboxes
+from .group import print_rows
+from .group import with_inboxes
 
 if TYPE_CHECKING:
     from ..inbox import BoundInbox
@@ -56,7 +56,7 @@ def find(
     after = datetime.now(UTC) - ago(since) if since else None
     rows = [
         _row(inbox.source, entry, values)
-        for inbox in _with_ledger(inboxes)
+        for inbox in with_ledger(inboxes)
         for entry in inbox.ledger.find(
             **said, state=DeliveryState(state) if state else None, since=after, limit=limit
         )
@@ -77,13 +77,13 @@ def overdue(inboxes: list[BoundInbox], after: str, limit: int, values: bool, as_
     age = ago(after)
     rows = [
         _row(inbox.source, entry, values)
-        for inbox in _with_ledger(inboxes)
+        for inbox in with_ledger(inboxes)
         for entry in inbox.ledger.overdue(age, limit=limit)
     ]
     print_rows(rows, as_json, "nothing is overdue")
 
 
-def _with_ledger(inboxes: list[BoundInbox]) -> list[BoundInbox]:
+def with_ledger(inboxes: list[BoundInbox]) -> list[BoundInbox]:
     found = [inbox for inbox in inboxes if inbox.options.ledger]
     if not found:
         raise click.ClickException("No inbox keeps a ledger: make it with Inbox(ledger=True).")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import MessageLogsError
+from .group import PARTS
+from .group import ago
 from .group import as_json
 from .group import cli
-from .inbox import PARTS
-from .inbox import ago
-from .inbox import configured
-from .inbox import show_part
-from .inbox import with_inboxes
+from .group import configured
+from .group import show_part
+from .group import with_inboxes
+from .ledger import with_ledger
 
 if TYPE_CHECKING:
     from ..inbox import BoundInbox
@@ -70,9 +71,7 @@ def reconcile(
     """
     chosen = configured(inboxes)
     if overdue is not None:
-        chosen = [inbox for inbox in chosen if inbox.options.ledger]
-        if not chosen:
-            raise click.ClickException("No inbox keeps a ledger: make it with Inbox(ledger=True).")
+        chosen = with_ledger(chosen)
     found: dict[str, Reconciled] = {}
     failures: list[str] = []
     for inbox in chosen:
