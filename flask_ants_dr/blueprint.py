@@ -45,6 +45,7 @@ from .observation import observe
 from .receive import Received
 from .receive import fast_schema
 from .receive import receive
+from .registration import NOTIFY_FORMATS
 from .registration import NOTIFY_URL_CHARACTERS
 from .registration import Registration
 from .registration import registrations
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from .inbox import BoundInbox
     from .inbox import Inbox
 
-_NOTIFY_CONTENT_TYPES = "application/json", "application/xml"
 _LARGE = 64 * 1024  # what Werkzeug reads at a time, in bytes
 _PARAMETERS_OF_URL_FOR = {"endpoint", "_anchor", "_method", "_scheme", "_external"}
 
@@ -137,8 +137,8 @@ class DeliveryReportBlueprint(Blueprint):
         :raises RuntimeError: the application has not registered this blueprint, or does not know
             its external URL.
         """
-        if content_type not in _NOTIFY_CONTENT_TYPES:
-            raise ValueError(f"content_type must be {' or '.join(_NOTIFY_CONTENT_TYPES)}.")
+        if content_type not in NOTIFY_FORMATS:
+            raise ValueError(f"content_type must be {' or '.join(NOTIFY_FORMATS)}.")
         for parameter, value in query.items():
             if parameter in _PARAMETERS_OF_URL_FOR:
                 raise ValueError(f"{parameter} means something to Flask: take another name.")

@@ -66,8 +66,8 @@ from .encoding import ENCODINGS
 from .encoding import Encoding
 from .encoding import Format
 from .encoding import encode
+from .registration import NOTIFY_FORMATS
 from .schemas import BANGKOK
-from .sending import FORMATS
 from .sending import Refused
 from .sending import read_send
 
@@ -373,7 +373,7 @@ class Emulator:
         taken: list[SentMessage] = []
         together: dict[tuple[httpx.URL | None, Format], list[SentMessage]] = {}
         for message in send["messages"]:
-            format = FORMATS[message["content_type"]]
+            format = NOTIFY_FORMATS[message["content_type"]]
             made = [self._make(message, one, format, bulk) for one in message["destinations"]]
             taken += made
             together.setdefault((message.get("notify_url"), format), []).extend(made)

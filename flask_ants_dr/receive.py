@@ -1,6 +1,7 @@
 """An envelope to a report to its subscribers: decode, validate, deliver.
 
-The blueprint receives what is posted, ``quarantine replay`` what could not be taken before.
+The blueprint receives what is posted, a replay what could not be taken before, and a reconciliation
+what no callback brought.
 """
 
 from __future__ import annotations

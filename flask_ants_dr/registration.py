@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from flask import Flask
 
 from .config import Settings
 from .dispatch import Transaction
+from .encoding import Format
 from .models import DeliveryReport
 from .models import Envelope
 from .models import InvalidDetail
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 #: ANTS takes no longer notifyUrl (its documentation of the Send request).
 NOTIFY_URL_CHARACTERS = 150
+
+#: What callbacks can be asked to be, by ``notifyContentType``.
+NOTIFY_FORMATS: Mapping[str, Format] = {"application/json": "json", "application/xml": "xml"}
 
 
 class DurableInbox(Protocol):

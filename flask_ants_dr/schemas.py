@@ -42,6 +42,7 @@ from marshmallow import post_dump
 from marshmallow import post_load
 from marshmallow.validate import Length
 
+from .decoding.json_body import MAX_DIGITS
 from .decoding.text import storable
 from .errors import ContentTooLarge
 from .errors import InvalidReport
@@ -58,8 +59,7 @@ MAX_ERRORS = 100
 #: Asia/Bangkok, where ANTS is. Thailand has no daylight saving time.
 BANGKOK = timezone(timedelta(hours=7))
 
-# An integer has at most as many digits. (A messageId of ANTS has at most 200 characters.)
-LARGEST_INTEGER = 10**1000
+LARGEST_INTEGER = 10**MAX_DIGITS
 
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([Ee][+-]?\d{1,3})?", re.ASCII)
 # What .NET's decimal can hold.

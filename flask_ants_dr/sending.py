@@ -17,15 +17,12 @@ from marshmallow.validate import OneOf
 from marshmallow.validate import Regexp
 
 from .decoding.json_body import parse_json
-from .encoding import Format
 from .encoding import encode
 from .errors import MalformedBody
 from .loopback import is_loopback
+from .registration import NOTIFY_FORMATS
 from .registration import NOTIFY_URL_CHARACTERS
 from .schemas import String
-
-#: What callbacks can be asked to be, by ``notifyContentType``.
-FORMATS: Mapping[str, Format] = {"application/json": "json", "application/xml": "xml"}
 
 # The documentation recommends 500 at most, and does not say what is refused.
 _MAX_DESTINATIONS = 10_000
@@ -90,7 +87,7 @@ class _Message(_Part):
     content_type = String(
         data_key="notifyContentType",
         load_default="application/json",
-        validate=OneOf(FORMATS, error=f"Must be {' or '.join(FORMATS)}."),
+        validate=OneOf(NOTIFY_FORMATS, error=f"Must be {' or '.join(NOTIFY_FORMATS)}."),
     )
     callback_data = String(data_key="callbackData", load_default=None, validate=_length(4000, 0))
 
@@ -138,7 +135,7 @@ def read_send(body: bytes, *, max_destinations: int, any_notify_url: bool) -> di
             "callbackData": message["callback_data"],
         }
         try:
-            encode(written, FORMATS[message["content_type"]])
+            encode(written, NOTIFY_FORMATS[message["content_type"]])
         except ValueError as error:
             raise Refused(400, f"{where}: {error}") from None
     return send

@@ -33,7 +33,7 @@ class Rectangle:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the template ``chart.html`` draws, in the units of the SVG."""
+    """What the macro ``chart`` of ``parts.html`` draws, in the units of the SVG."""
 
     rectangles: Sequence[Rectangle]
     lines: Sequence[tuple[float, int]]

@@ -80,9 +80,8 @@ def remember(response: Response) -> Response:
     return response
 
 
-def number(value: float, decimals: int = 0) -> str:
-    pattern = "#,##0." + "0" * decimals if decimals else "#,##0"
-    return format_decimal(value, pattern, locale=language())
+def number(value: float) -> str:
+    return format_decimal(value, "#,##0", locale=language())
 
 
 def percent(share: float) -> str:

@@ -27,7 +27,7 @@ _PASSING = {"cursor", "format", "notice", "count", "of", "language", "endpoint"}
 
 def inboxes() -> list[BoundInbox]:
     """Those of the application, in the order of their registration."""
-    return bound_inboxes(current_app._get_current_object())  # type: ignore[attr-defined]
+    return bound_inboxes(current_app)
 
 
 def current_inbox() -> BoundInbox:

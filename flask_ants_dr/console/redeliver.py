@@ -8,12 +8,11 @@ from typing import Any
 from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
+from ..inbox.callbacks import CHARACTERS
 from ..schemas import BANGKOK
 from .page import back
 from .page import current_inbox
 from .page import render
-
-_CHARACTERS = 200
 
 
 def show() -> str:
@@ -37,7 +36,7 @@ def _chosen() -> dict[str, Any]:
     """Which messages the address tells of; empty where it does of none."""
     chosen: dict[str, Any] = {}
     if bulk := request.args.get("bulk", "").strip():
-        chosen["bulk_id"] = bulk[:_CHARACTERS]
+        chosen["bulk_id"] = bulk[:CHARACTERS]
     try:
         # As a browser's field for a time writes it, in Bangkok.
         since = datetime.fromisoformat(request.args.get("since", ""))

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..inbox import BoundInbox
 from ..inbox import Entry
 from ..inbox import Ledger
+from ..inbox.callbacks import CHARACTERS
 from ..inbox.phones import international
 from ..models import DeliveryState
 from . import tables
@@ -25,7 +26,6 @@ from .message import last_digits
 from .page import current_inbox
 from .page import render
 
-_CHARACTERS = 200
 _SHORT_NUMBER = re.compile(r"[\s().+-]*(\d[\s().-]*){1,8}")
 """Fewer digits than a phone number has."""
 _IDENTIFIERS = {"message": "message_id", "bulk": "bulk_id", "reference": "reference"}
@@ -64,7 +64,7 @@ def find() -> AnyResponse | str:
     the number instead, and its last four digits; an identifier stands in it as it is.
     """
     inbox = current_inbox()
-    text = request.form.get("q", "").strip()[:_CHARACTERS]
+    text = request.form.get("q", "").strip()[:CHARACTERS]
     if not text:
         return redirect(url_for(".search"), 303)
     number = international(text)

@@ -14,7 +14,7 @@ from .text import storable
 
 # Beyond it a number means nothing here, and turning it into an int takes more than linear time. (A
 # messageId of ANTS has at most 200 characters.)
-_MAX_DIGITS = 1000
+MAX_DIGITS = 1000
 _KEPT_NUMBERS = 1000
 _KEPT_CHARACTERS = 20
 _OUT_OF_RANGE = Decimal("NaN")
@@ -50,7 +50,7 @@ def parse_json(text: str) -> Any:
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) <= _MAX_DIGITS else _OUT_OF_RANGE
+    return int(digits) if len(digits.lstrip("-")) <= MAX_DIGITS else _OUT_OF_RANGE
 
 
 class _Numbers(dict[str, Decimal]):
@@ -61,7 +61,7 @@ class _Numbers(dict[str, Decimal]):
             number = Decimal(literal)
         except InvalidOperation:  # an exponent of more than 18 digits
             return _OUT_OF_RANGE
-        if not -_MAX_DIGITS < number.adjusted() < _MAX_DIGITS:
+        if not -MAX_DIGITS < number.adjusted() < MAX_DIGITS:
             return _OUT_OF_RANGE
         if len(self) < _KEPT_NUMBERS and len(literal) <= _KEPT_CHARACTERS:
             self[literal] = number

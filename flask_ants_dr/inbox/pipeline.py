@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 from typing import Self
 
 from .delivery import Batch
 from .delivery import Claim
+
+_Dispatch = Callable[[Claim, Callable[[], bool], Callable[[], None], Callable[[Batch], None]], None]
 
 
 class Pipeline:
@@ -53,13 +54,3 @@ class Pipeline:
 
     def _close(self, batch: Batch) -> None:
         self._marks = self._executor.submit(batch.close)
-
-
-class _Dispatch(Protocol):
-    def __call__(
-        self,
-        claim: Claim,
-        stop: Callable[[], bool],
-        before: Callable[[], None],
-        close: Callable[[Batch], None],
-    ) -> None: ...
