@@ -22,7 +22,7 @@ class Settings:
     """The configuration of one blueprint in one application."""
 
     auth_required: bool
-    credentials: tuple[bytes, ...]
+    credentials: tuple[bytes, ...] = field(repr=False)
     """The digests of the pairs that are let in."""
     timezone: tzinfo
     max_content_length: int

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable
+from inspect import signature
 from itertools import count
-from types import TracebackType
 from typing import Any
 from typing import NamedTuple
 from typing import Self
@@ -21,6 +21,7 @@ from blinker import NamedSignal
 from flask import Flask
 from flask import has_app_context
 from flask.ctx import AppContext
+from flask.globals import app_ctx
 
 from .errors import CallbackError
 from .models import DeliveryReport
@@ -154,12 +155,7 @@ class Turns:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._leave_own_context()
 
     def of_message(self, message: MessageReport) -> list[Listener]:
@@ -236,8 +232,11 @@ class Turns:
         self.failures.append((listener.name, error))
         if self._own_context is None and has_app_context():
             # Otherwise its transaction, with the locks that it holds, would be open below the next.
-            self._end(partial(self.app.do_teardown_appcontext, error))
-        self._leave_own_context()
+            end: Callable[..., None] = self.app.do_teardown_appcontext
+            # From 3.2 on Flask hands the context over.
+            contexts = [app_ctx] * (len(signature(end).parameters) - 1)
+            self._end(partial(end, *contexts, error))
+        self._leave_own_context(error)
         self._enter_own_context()
         return error
 
@@ -245,10 +244,10 @@ class Turns:
         self._own_context = self.app.app_context()
         self._own_context.push()
 
-    def _leave_own_context(self) -> None:
+    def _leave_own_context(self, error: Exception | None = None) -> None:
         context, self._own_context = self._own_context, None
         if context is not None:
-            self._end(context.pop)
+            self._end(partial(context.pop, error))
 
     def _end(self, end: Callable[[], None]) -> None:
         """End a context, whatever the host's teardown functions raise."""

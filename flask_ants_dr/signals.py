@@ -13,6 +13,8 @@ from blinker import Namespace
 
 _signals = Namespace()
 
+_YEAR = 365 * 24 * 3600
+
 #: Sent once for each accepted callback, before its messages, with ``report``.
 report_received = _signals.signal("report-received")
 
@@ -55,10 +57,14 @@ ALL: Mapping[NamedSignal, str] = {
 class RetryLater(Exception):
     """With an inbox, a subscriber raises it for "not yet": no error, and no attempt is counted.
 
-    :param seconds: when it wants to be called again for this message, at the earliest.
+    :param seconds: when it wants to be called again for this message, at the earliest; at most a
+        year (31,536,000).
+    :raises ValueError: it is more, or no number.
     """
 
     def __init__(self, seconds: float) -> None:
+        if not seconds <= _YEAR:
+            raise ValueError(f"RetryLater takes at most {_YEAR:,} seconds, which is a year.")
         super().__init__(f"in {seconds} s")
         self.seconds = max(0.0, float(seconds))
 

@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 
 from flask_ants_dr import DeliveryReportBlueprint
+from flask_ants_dr.registration import registrations
 from kit import TESTS
 from kit import Ants
 from kit import callback
@@ -154,3 +155,10 @@ def test_a_prefix_of_its_own() -> None:
     blueprint = DeliveryReportBlueprint("otp", rule="/otp", config_prefix="OTP_DR")
     with pytest.raises(ValueError, match="set OTP_DR_USERNAME and OTP_DR_PASSWORD"):
         make_app(blueprint)
+
+
+def test_nothing_of_credentials_is_in_the_repr() -> None:
+    app = make_app()
+    settings = registrations(app)["ants_dr"].settings
+    for digest in settings.credentials:
+        assert repr(digest) not in repr(settings)

@@ -13,6 +13,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 
 from flask_ants_dr import DeliveryReport
+from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
 from flask_ants_dr import message_delivered
 from flask_ants_dr import message_reported
@@ -198,6 +199,8 @@ def test_a_failure_leaves_its_application_context_to_nobody() -> None:
         for model in (Order, Line):
             stored = database.session.scalars(database.select(model.message_id))
             assert sorted(stored) == ["0", "1", "2", "3", "4"]
+        database.session.remove()
+        database.engine.dispose()
 
 
 def test_a_failure_leaves_no_lock_to_the_next(tmp_path: Path) -> None:
@@ -226,6 +229,30 @@ def test_a_failure_leaves_no_lock_to_the_next(tmp_path: Path) -> None:
     assert Ants(app.test_client()).post(callback(*messages)).status_code == 500
     with app.app_context():
         assert database.session.scalar(database.select(database.func.count(Counter.id))) == 4
+        database.session.remove()
+        database.engine.dispose()
+
+
+def test_teardown_functions_hear_of_a_failure_as_flask_3_2_has_them() -> None:
+    """It hands the context over, too."""
+
+    class Later(Flask):
+        def do_teardown_appcontext(self, ctx: Any, exc: Any = None) -> None:  # type: ignore[override]
+            if hasattr(ctx, "app"):  # not as the release in use calls it itself
+                heard.append(exc)
+
+    heard: list[Any] = []
+    app = Later(__name__)
+    app.config.update(ANTS_DR_USERNAME="ants", ANTS_DR_PASSWORD="s3cret-pair")
+    app.register_blueprint(DeliveryReportBlueprint())
+    raised = LookupError()
+
+    def fail(sender: Flask, **extra: Any) -> None:
+        raise raised
+
+    message_reported.connect(fail, sender=app)
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 500
+    assert heard == [raised]
 
 
 def test_a_failing_teardown_after_a_failure_is_one_more(app: Flask, ants: Ants) -> None:

@@ -27,6 +27,7 @@ from flask_ants_dr import MessageSchema
 from flask_ants_dr import ReportSchema
 from flask_ants_dr import Status
 from flask_ants_dr import StatusSchema
+from flask_ants_dr.registration import registrations
 from flask_ants_dr.schemas import Credit
 from flask_ants_dr.schemas import Date
 from flask_ants_dr.schemas import Details
@@ -189,6 +190,19 @@ def test_a_hosts_integer_is_bounded_too() -> None:
     for number in ("1e99999999", "1" * 1_000_000):
         body = '{"details": [{"messageId": "1", "status": {"name": "X"}, "parts": %s}]}'
         assert ants.post(body % number).status_code == 422
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_an_identifier_of_as_many_digits_as_a_number_may_have(sign: str, is_fast: bool) -> None:
+    app = make_app()
+    if not is_fast:
+        known = registrations(app)
+        known["ants_dr"] = replace(known["ants_dr"], fast=None)
+    body = '{"details": [{"messageId": %s, "status": {"name": "X"}}]}'
+    ants = Ants(app.test_client())
+    assert ants.post(body % (sign + "9" * 1000)).status_code == 200
+    assert ants.post(body % (sign + "9" * 1001)).status_code == 422
 
 
 @pytest.mark.parametrize("nested", [MessageSchema(), lambda: MessageSchema(), "MessageSchema"])

@@ -73,6 +73,8 @@ class _Stream(Iterator[str]):
         if place:
             place.release()
 
+    __del__ = close  # an answer that nobody gets is not closed
+
 
 def _changes(inbox: BoundInbox) -> Iterator[str]:
     """An event at the beginning, too: whoever lost the connection may have missed something."""

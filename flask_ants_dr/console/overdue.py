@@ -10,7 +10,6 @@ from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
 from ..inbox import reconcile as reconcile_
-from ..registration import registrations
 from . import tables
 from .message import ENTRY_COLUMNS
 from .message import last_digits
@@ -47,7 +46,7 @@ def show() -> str | AnyResponse:
         after=after,
         afters=list(AFTER),
         latest=inbox.reconciling(),
-        prefix=registrations(inbox.app)[inbox.source].config_prefix,
+        prefix=inbox.registration.config_prefix,
         last_digits=last_digits,
     )
 

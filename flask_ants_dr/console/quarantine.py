@@ -11,7 +11,6 @@ from flask import abort
 from flask import request
 from werkzeug.wrappers import Response as AnyResponse
 
-from ..errors import CallbackError
 from ..errors import InboxUnavailable
 from ..escaping import printable
 from ..inbox import Quarantined
@@ -94,10 +93,8 @@ def replay() -> AnyResponse:
         replayed = inbox.replay(callback_id or 0)
     except InboxUnavailable:
         raise
-    except LookupError:
-        return back(".quarantine", "gone", id=None)
-    except CallbackError:
-        return _refused(id)
+    except Exception as error:  # a host's schema can raise anything
+        return _refused(id, "gone" if isinstance(error, LookupError) else "refused")
     if replayed.refused:
         return _refused(id)
     return back(".quarantine", "replayed", replayed.taken, id=None)
@@ -115,12 +112,12 @@ def reasons(entry: Quarantined) -> list[str]:
     return ([str(detail)] if detail else []) + list(_flat(errors))
 
 
-def _refused(id: int | None) -> AnyResponse:
+def _refused(id: int | None, otherwise: str = "refused") -> AnyResponse:
     """To the entry, which has the reason, or where another one of its callback was refused."""
     try:
         current_inbox().show(id or 0)
     except LookupError:
-        return back(".quarantine", "refused", id=None)
+        return back(".quarantine", otherwise, id=None)
     return back(".quarantined", "refused", id=id)
 
 

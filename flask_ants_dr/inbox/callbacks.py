@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
+from sqlalchemy import Row
 from sqlalchemy import delete
 from sqlalchemy import exists
 from sqlalchemy import func
@@ -154,11 +155,11 @@ def remove(connection: Connection, callback_id: int) -> None:
     connection.execute(delete(callbacks).where(callbacks.c.id == callback_id))
 
 
-def lock(connection: Connection, callback_ids: Iterable[int]) -> None:
-    """Wait for whoever else works on the messages of callbacks."""
+def lock(connection: Connection, callback_ids: Iterable[int]) -> Sequence[int]:
+    """Wait for whoever else works on the messages of callbacks, and return those that are there."""
     chosen = among(connection, callbacks.c.id, sorted(set(callback_ids)))
     locked = select(callbacks.c.id).where(chosen).order_by(callbacks.c.id).with_for_update()
-    connection.execute(locked).all()
+    return connection.scalars(locked).all()
 
 
 def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> None:
@@ -172,15 +173,16 @@ def indexed(identifier: str | None) -> str | None:
     return identifier and identifier[:CHARACTERS]
 
 
-def load(connection: Connection, callback_id: int) -> Envelope:
-    """A callback as it came.
-
-    :raises LookupError: it is not there.
-    """
+def find(connection: Connection, callback_id: int) -> Envelope | None:
+    """A callback as it came, or ``None`` where it is not there."""
     row = connection.execute(select(callbacks).where(callbacks.c.id == callback_id)).one_or_none()
-    if row is None:
-        raise LookupError(f"There is no callback {callback_id}.")
-    return envelope_of(row)
+    return None if row is None else envelope_of(row)
+
+
+def received_at(connection: Connection, callback_id: int) -> datetime | None:
+    """When a callback came, in UTC; ``None`` where it is not there."""
+    at = connection.scalar(select(callbacks.c.received_at).where(callbacks.c.id == callback_id))
+    return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
 def envelope_of(row: Any) -> Envelope:
@@ -228,15 +230,13 @@ def last_id(connection: Connection, source: str) -> int:
 
 def loaded(connection: Connection, callback_ids: Sequence[int]) -> dict[int, Envelope]:
     """Those callbacks that are there."""
+    return {id: envelope_of(row) for id, row in rows(connection, callback_ids).items()}
+
+
+def rows(connection: Connection, callback_ids: Sequence[int]) -> dict[int, Row[Any]]:
+    """Those callbacks that are there, as they are stored."""
     chosen = select(callbacks).where(among(connection, callbacks.c.id, callback_ids))
-    return {row.id: envelope_of(row) for row in connection.execute(chosen)}
-
-
-def bulks(connection: Connection, callback_ids: Sequence[int]) -> dict[int, str | None]:
-    """The bulks of callbacks; their first 200 characters."""
-    chosen = among(connection, callbacks.c.id, callback_ids)
-    found = select(callbacks.c.id, callbacks.c.bulk_id).where(chosen)
-    return {row.id: row.bulk_id for row in connection.execute(found)}
+    return {row.id: row for row in connection.execute(chosen)}
 
 
 def erasable(connection: Connection, callback_ids: Sequence[int], before: float) -> list[int]:

@@ -175,9 +175,7 @@ class Database:
         ):
             yield connection
 
-    def run(
-        self, work: Callable[[Connection], _T], *, durable: bool = True, writes: bool = True
-    ) -> _T:
+    def run(self, work: Callable[[Connection], _T], *, durable: bool = True) -> _T:
         """Do something in one transaction, as :meth:`begin` makes it, and return what it returns.
 
         Where it fails because of another transaction (a deadlock, of which a database ends one) it
@@ -187,7 +185,7 @@ class Database:
         with self._answering(ends):
             for tries_left in reversed(range(_TRIES)):
                 try:
-                    with self._transaction(ends, durable=durable, writes=writes) as connection:
+                    with self._transaction(ends, durable=durable, writes=True) as connection:
                         return work(connection)
                 except DBAPIError as error:
                     is_over = not tries_left or time.monotonic() >= ends
@@ -218,6 +216,7 @@ class Database:
             INBOX.error("the inbox's database cannot be used: %s", error, extra=about(None))
             raise InboxUnavailable(str(error), headers={"Retry-After": str(RETRY_AFTER)}) from None
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            self._is_current = False  # it may have failed because they are another release's by now
             # Only the first line: what PostgreSQL writes below it can hold values.
             reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
             if time.monotonic() >= ends:

@@ -348,7 +348,7 @@ def dispatch(
     rows: Sequence[Claimed],
     load: Callable[[int], Loaded],
     stop: Callable[[], bool],
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None],
     close: Callable[[Batch], None] = Batch.close,
 ) -> None:
     """Dispatch claimed messages one by one, and mark what becomes of them.
@@ -367,6 +367,17 @@ def dispatch(
     batch = Batch(inbox, token, rows)
     if not inbox.database.is_in_memory:  # which is nobody else's
         _keeper.add(batch)
+
+    def end(
+        row: Claimed, outcome: Outcome | None, message: MessageReport | None, report: DeliveryReport
+    ) -> None:
+        try:
+            batch.end(outcome)
+        finally:  # where the database fails, the keeper marks it, who tells nobody
+            if outcome and not batch.is_blocked and row.id not in batch.late:
+                tell_of_attempt(inbox, outcome, report)
+                tell_of_dead(inbox, outcome, message, report)
+
     try:
         before()
         for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
@@ -381,12 +392,9 @@ def dispatch(
                 try:
                     outcome = attempt(inbox, turns, current)
                 except BaseException:  # KeyboardInterrupt, GeneratorExit
-                    batch.end(unfinished(inbox, row))
+                    end(row, unfinished(inbox, row), message, report)
                     raise
-                batch.end(outcome)
-                if outcome and not batch.is_blocked and row.id not in batch.late:
-                    tell_of_attempt(inbox, outcome, report)
-                    tell_of_dead(inbox, outcome, message, report)
+                end(row, outcome, message, report)
     finally:
         close(batch)
 
@@ -591,7 +599,7 @@ def tell_of_dead(
     inbox: BoundInbox,
     outcome: Outcome,
     message: MessageReport | None,
-    report: DeliveryReport | None,
+    report: DeliveryReport,
 ) -> None:
     """Send :data:`~flask_ants_dr.message_dead`, where an outcome says so."""
     if outcome.state is not State.DEAD:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
+from functools import lru_cache
 from functools import partial
 from functools import wraps
 from math import ceil
@@ -53,12 +54,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
+from .tables import KEY_CHARACTERS
 from .tables import metadata
 from .tables import mysql_metadata
 
 _HOUR = 3600
 
-_KEY_CHARACTERS = 32  # of each key
 # Of SQLite's PRAGMA synchronous.
 _NORMAL = 1
 _FULL = 2
@@ -175,7 +176,7 @@ class Dialect(ABC):
         values = [tuple(row[name] for name in order) for row in rows] if order else list(rows)
         connection.exec_driver_sql(text, values)
 
-    @cache  # noqa: B019  there is one of each dialect
+    @lru_cache(maxsize=64)  # noqa: B019  there is one of each dialect, and SQLAlchemy's of each engine
     def _upsertion(
         self, dialect: Any, table: Table, names: tuple[str, ...], changes: Changes
     ) -> tuple[str, Sequence[str] | None]:
@@ -231,8 +232,8 @@ class _WithReturning(Dialect):
         each = self.each(
             {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
         )
-        status_key = func.substr(each.c.value, 1, _KEY_CHARACTERS)
-        position = cast(func.substr(each.c.value, _KEY_CHARACTERS + 1), Integer)
+        status_key = func.substr(each.c.value, 1, KEY_CHARACTERS)
+        position = cast(func.substr(each.c.value, KEY_CHARACTERS + 1), Integer)
         # An older release has stored what has no status key.
         old = table.alias()
         is_old = exists().where(old.c.status_key.is_(None), old.c.key == each.c.key)
@@ -327,8 +328,10 @@ class SQLite(_WithReturning):
     def written_through(self, connection: Connection) -> Iterator[None]:
         # It writes nothing before the commit, but for what its cache does not hold.
         connection.exec_driver_sql("PRAGMA cache_size = 1")
-        yield
-        connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("PRAGMA cache_size = -2000")  # as it comes
 
     def among(
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]

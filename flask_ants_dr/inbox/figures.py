@@ -174,27 +174,18 @@ class Figures:
         if not (callbacks or messages):
             return
         source = self._inbox.source
-        callback_rows = [
-            {"source": source, "width": width, "start": start, "status": status}
-            | dict(zip(_SUMS, sums, strict=True))
-            # In one order, so that two processes do not wait for each other.
-            for (width, start, status), sums in sorted(_wider(callbacks).items())
-        ]
         counted: Counter[tuple[int, int, str, str, int]] = Counter()
         for (minute, sender, state, took), count in messages.items():
             for width in (_MINUTE, _HOUR):
                 counted[(width, minute - minute % width, sender, state, took)] += count
+        # In one order, so that two processes do not wait for each other.
+        callback_rows = [
+            dict(zip(callback_counts.c.keys(), (source, *key, *sums), strict=True))
+            for key, sums in sorted(_wider(callbacks).items())
+        ]
         message_rows = [
-            {
-                "source": source,
-                "width": width,
-                "start": start,
-                "sender": sender,
-                "state": state,
-                "took": took,
-                "messages": count,
-            }
-            for (width, start, sender, state, took), count in sorted(counted.items())
+            dict(zip(message_counts.c.keys(), (source, *key, count), strict=True))
+            for key, count in sorted(counted.items())
         ]
 
         def write(connection: Connection) -> None:
@@ -283,16 +274,6 @@ class Figures:
             rows = connection.execute(grouped).mappings().all()
         return [row for row in rows if None not in row.values()]  # of nothing the sum is NULL
 
-    def last_callback(self) -> tuple[datetime | None, dict[int, int]]:
-        """When the last callback was answered with 200, in UTC, and how many were refused since, by
-        the status of the answer.
-
-        :raises InboxUnavailable: the database failed.
-        """
-        self.settle()
-        with self._inbox.database.begin(writes=False) as connection:
-            return last_callback(connection, self._inbox.source)
-
     def settle(self) -> None:
         """Write what no thread writes, before it is read."""
         if self.is_written_when_read:
@@ -300,7 +281,9 @@ class Figures:
 
 
 def last_callback(connection: Connection, source: str) -> tuple[datetime | None, dict[int, int]]:
-    """See :meth:`Figures.last_callback`."""
+    """When the last callback was answered with 200, in UTC, and how many were refused since, by
+    the status of the answer.
+    """
     counts = callback_counts.c
     own = counts.source == source
     taken = select(func.max(counts.last_at)).where(
@@ -331,7 +314,6 @@ def forget(connection: Connection, source: str, before: float, now: float) -> No
 
 
 _TAKEN = 200
-_SUMS = ("callbacks", "bytes", "seconds", "slowest", "last_at")
 
 
 def _width(since: datetime) -> int:
@@ -406,7 +388,7 @@ class _Writer:
     def add(self, figures: Figures) -> None:
         with self._lock:
             self._waiting.add(figures)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._write, name="ants-dr-figures", daemon=True
                 )

@@ -18,7 +18,6 @@ from sqlalchemy import select
 from ..models import Envelope
 from ..models import MessageReport
 from ..receive import read
-from ..registration import registrations
 from . import callbacks
 from . import messages
 from . import pages
@@ -142,20 +141,20 @@ def _reports(inbox: BoundInbox, connection: Connection, stored: Sequence[Stored]
     by_callback: dict[int, list[Stored]] = defaultdict(list)
     for one in stored:
         by_callback[one.callback_id].append(one)
-    envelopes = callbacks.loaded(connection, sorted(by_callback))
+    rows = callbacks.rows(connection, sorted(by_callback))
+    envelopes = {id: callbacks.envelope_of(row) for id, row in rows.items()}
     said: dict[int, MessageReport] = {}
     for callback_id, envelope in envelopes.items():
         said |= _messages(inbox, envelope, by_callback[callback_id])
     keys = {failure.error_key or "" for one in stored for failure in one.failures}
     where = troubles.traces(connection, inbox.source, keys)
-    bulks = callbacks.bulks(connection, list(envelopes))
     return [
         Report(
             id=one.id,
             callback_id=one.callback_id,
             message=said.get(one.id),
             received_at=envelopes[one.callback_id].received_at,
-            bulk_id=bulks.get(one.callback_id),
+            bulk_id=rows[one.callback_id].bulk_id,
             state=one.state,
             attempts=one.attempts,
             due_at=_moment(one.due_at) if one.state is State.WAITING else None,
@@ -186,7 +185,7 @@ def _messages(
     if not envelope.body:
         return {}
     try:
-        report = read(registrations(inbox.app)[inbox.source], envelope).report
+        report = read(inbox.registration, envelope).report
     except Exception:  # a host's schema can raise anything
         return {}
     # The keys of all messages would take longer than to read them.

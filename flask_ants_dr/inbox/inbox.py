@@ -12,10 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from .session import HostSession
 
 # More than anybody waits or tries, and less than a database takes for a number of milliseconds.
+_NO_CALLBACK = "There is no callback {}."
 _LARGEST = 1_000_000
 
 # Messages are retried and deleted, and looked for in abandoned claims, by so many and so often.
@@ -276,28 +279,33 @@ class BoundInbox:
         status_key = callbacks.status_keys(self.source)
         status_keys = {key: status_key(message) for key, message in message_by_key.items()}
         is_replay = callback_id is not None
-        if is_replay:
-            invalid = _not_erased(invalid)
-        entries = quarantine.entries(envelope, report, invalid)
+        kept_aside = _not_erased(invalid) if is_replay else invalid
+        entries = quarantine.entries(envelope, report, kept_aside)
         claim = token if self.options.eager else None
         due_at = now + delivery.CLAIM if claim else now
 
         def store(connection: Connection) -> tuple[list[Claimed], int]:
+            keys, bad = status_keys, entries
             if callback_id is None:
                 id = callbacks.insert(connection, envelope, report.bulk_id)
             else:
                 id = callback_id
-                callbacks.lock(connection, [id])
+                if not callbacks.lock(connection, [id]):
+                    raise LookupError(_NO_CALLBACK.format(id))
                 callbacks.note_bulk(connection, id, report.bulk_id)
-            new = messages.insert(
-                connection, id, self.source, status_keys, claim=claim, due_at=due_at
-            )
+                positions = quarantine.positions(connection, id)
+                if None not in positions:
+                    # The others were taken when it came, also where nothing is left of them.
+                    again = by_key(envelope, _at_positions(report, invalid, positions))
+                    keys = {key: status_keys[key] for key in again}
+                    bad = [one for one in entries if one.position in positions]
+            new = messages.insert(connection, id, self.source, keys, claim=claim, due_at=due_at)
             if is_replay:
-                quarantine.remove(connection, id, {one.position for one in entries})
+                quarantine.remove(connection, id, {one.position for one in bad})
             if self.options.ledger:
                 reported = {row.key: message_by_key[row.key] for row in new}
                 ledger.record(connection, envelope, report, reported)
-            kept = self._keep(connection, id, entries, now)
+            kept = self._keep(connection, id, bad, now)
             if not new and not kept:
                 callbacks.delete_orphans(connection, [id])
             return new, kept
@@ -408,7 +416,6 @@ class BoundInbox:
 
         :raises InboxUnavailable: it does not.
         """
-        self.database.prepare()
         with self.database.begin(writes=False) as connection:
             check_version(connection)
 
@@ -577,9 +584,13 @@ class BoundInbox:
         :param state: ``State.DEAD``, or ``State.WAITING`` for those that wait for another attempt.
         :raises InboxUnavailable: the database failed.
         """
-        action = messages.retry if state is State.DEAD else messages.hasten
-        chosen = Chosen(ids, failed_by, error_key)
-        return self._in_pieces(partial(action, chosen=chosen, now=time.time()))
+        chosen, now = Chosen(ids, failed_by, error_key), time.time()
+        if state is State.DEAD:
+            return self.in_pieces(partial(messages.retry, chosen=chosen, now=now))
+        # What a worker tries meanwhile waits again, and would be counted and hastened without end.
+        with self.database.begin(writes=False) as connection:
+            waiting = messages.count_hastened(connection, self.source, chosen, now)
+        return self.in_pieces(partial(messages.hasten, chosen=chosen, now=now), at_most=waiting)
 
     def discard(
         self,
@@ -597,7 +608,7 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         chosen = Chosen(ids, failed_by, error_key)
-        return self._in_pieces(
+        return self.in_pieces(
             partial(messages.discard, chosen=chosen, now=time.time(), state=state)
         )
 
@@ -624,7 +635,11 @@ class BoundInbox:
             raise ValueError("Give ids, bulk_id or since, or several of them.")
         after = since.timestamp() if since else 0.0
         chosen: dict[str, Any] = {"ids": ids, "bulk_id": bulk_id, "since": after}
-        pending = self._in_pieces(partial(messages.redeliver, now=time.time(), **chosen))
+        redeliver = partial(messages.redeliver, source=self.source, now=time.time(), **chosen)
+        pending, count = 0, _PIECE
+        while count == _PIECE:
+            count, again = self.database.run(partial(redeliver, limit=_PIECE))
+            pending += again
         with self.database.begin(writes=False) as connection:
             erased = messages.count_erased(connection, self.source, **chosen)
         return Redelivered(pending=pending, erased=erased)
@@ -643,7 +658,7 @@ class BoundInbox:
                 raise ValueError("Give older_than: dead messages are kept until then.")
             return self.retain().deleted
         state, before = State.DEAD if dead else State.DONE, time.time() - older_than
-        total = self._in_pieces(partial(messages.purge, state=state, before=before))
+        total = self.in_pieces(partial(messages.purge, state=state, before=before))
         an_hour_ago = time.time() - _HOUR
         self.database.run(partial(callbacks.sweep_orphans, source=self.source, before=an_hour_ago))
         return total
@@ -854,17 +869,21 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            envelope = callbacks.load(connection, callback_id)
+            envelope = callbacks.find(connection, callback_id)
+        if envelope is None:
+            raise LookupError(_NO_CALLBACK.format(callback_id))
         if envelope.source != self.source:
             raise LookupError(f"Callback {callback_id} is another blueprint's.")
         if not envelope.body:
             raise MalformedBody("The body has been erased.")
-        received = receive(self.app, self._registration, envelope, callback_id=callback_id)
-        refused = _not_erased(received.invalid)
+        received = receive(self.app, self.registration, envelope, callback_id=callback_id)
+        with self.database.begin(writes=False) as connection:
+            refused = quarantine.positions(connection, callback_id)
         return Replayed(taken=received.new or 0, refused=len(refused))
 
     @property
-    def _registration(self) -> Registration:
+    def registration(self) -> Registration:
+        """What the blueprint is configured as."""
         return registrations(self.app)[self.source]
 
     def _keep(
@@ -949,9 +968,10 @@ class BoundInbox:
                 )
                 rows += again
             envelope: Envelope | None = None
-            if rows and not self._remembered(rows[0].callback_id):
+            for one in (rows + lost)[:1]:
                 # In the same transaction, because most claims are of one callback.
-                envelope = callbacks.load(connection, rows[0].callback_id)
+                if not self._still_remembers(connection, one.callback_id):
+                    envelope = callbacks.find(connection, one.callback_id)
             return Claim(token, rows, lost, envelope)
 
         # Of what a power failure takes back, it takes back the marks, too.
@@ -972,7 +992,7 @@ class BoundInbox:
 
         def prepare() -> None:
             if claim.envelope:
-                self._remember(claim.rows[0].callback_id, claim.envelope)
+                self._remember([*claim.rows, *claim.lost][0].callback_id, claim.envelope)
             for row in claim.lost:
                 self._give_up(row)
             before()
@@ -983,19 +1003,34 @@ class BoundInbox:
 
     def _load(self, callback_id: int) -> Loaded:
         """A stored callback, read again; a thread remembers its latest one."""
-        if loaded := self._remembered(callback_id):
-            return loaded
+        latest = getattr(self._latest, "value", None)
+        if latest and latest[0] == callback_id:
+            return cast("Loaded", latest[2])
         with self.database.begin(writes=False) as connection:
-            envelope = callbacks.load(connection, callback_id)
+            envelope = callbacks.find(connection, callback_id)
         return self._remember(callback_id, envelope)
 
-    def _remembered(self, callback_id: int) -> Loaded | None:
-        latest = getattr(self._latest, "value", None)
-        return latest[1] if latest and latest[0] == callback_id else None
+    def _still_remembers(self, connection: Connection, callback_id: int) -> bool:
+        """Whether the thread's latest callback is this one; otherwise it is forgotten.
 
-    def _remember(self, callback_id: int, envelope: Envelope) -> Loaded:
+        Another one, deleted since, can have had its id.
+        """
+        latest, self._latest.value = getattr(self._latest, "value", None), None
+        if latest and latest[:2] == (callback_id, callbacks.received_at(connection, callback_id)):
+            self._latest.value = latest
+        return self._latest.value is not None
+
+    def _remember(self, callback_id: int, envelope: Envelope | None) -> Loaded:
+        if envelope is None:
+            CALLBACK.error(
+                "%s: callback %d is gone, and messages of it are here",
+                self.source,
+                callback_id,
+                extra=about(self.source),
+            )
+            return DeliveryReport(messages=()), {}
         try:
-            report = read(self._registration, envelope).report
+            report = read(self.registration, envelope).report
         except Exception as error:  # a host's schema can raise anything
             CALLBACK.error(
                 "%s: a stored callback is refused\n%s",
@@ -1005,7 +1040,7 @@ class BoundInbox:
             )
             report = DeliveryReport(messages=())
         found = by_stored_key(envelope, report)
-        self._latest.value = (callback_id, (report, found))
+        self._latest.value = (callback_id, envelope.received_at, (report, found))
         return report, found
 
     def _give_up(self, row: Claimed) -> None:
@@ -1022,10 +1057,10 @@ class BoundInbox:
         delivery.tell_of_attempt(self, outcome, report)
         delivery.tell_of_dead(self, outcome, message_by_key.get(row.key), report)
 
-    def _in_pieces(self, action: Callable[..., int]) -> int:
+    def in_pieces(self, action: Callable[..., int], *, at_most: float = inf) -> int:
         """Do something to so many messages that one transaction would take too long."""
         total, count = 0, _PIECE
-        while count == _PIECE:
+        while count == _PIECE and total < at_most:
             count = self.database.run(partial(action, source=self.source, limit=_PIECE))
             total += count
         return total
@@ -1035,6 +1070,17 @@ def bound_inboxes(app: Flask) -> list[BoundInbox]:
     """The inboxes of an application's blueprints, in the order of their registration."""
     inboxes = [known.inbox for known in registrations(app).values()]
     return [inbox for inbox in inboxes if isinstance(inbox, BoundInbox)]
+
+
+def _at_positions(
+    report: DeliveryReport, invalid: Sequence[InvalidDetail], positions: set[int | None]
+) -> DeliveryReport:
+    """The messages of a report that stand at some positions among its details."""
+    refused = {one.index for one in invalid}
+    every = range(len(report.messages) + len(refused))
+    places = [index for index in every if index not in refused]
+    placed = zip(report.messages, places, strict=True)
+    return replace(report, messages=tuple(one for one, place in placed if place in positions))
 
 
 def _not_erased(invalid: Sequence[InvalidDetail]) -> list[InvalidDetail]:

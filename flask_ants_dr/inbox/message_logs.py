@@ -153,6 +153,8 @@ class MessageLogs:
                 body += part
                 if len(body) > _MAX_BODY:
                     return response, None
+                if self._stop():
+                    raise Stopped
                 if time.monotonic() > end:
                     raise httpx.ReadTimeout("It takes too long.")
         return response, bytes(body)
@@ -189,10 +191,11 @@ class MessageLogs:
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            if self._stop():
-                raise Stopped
+        while not self._stop():
+            if (left := end - time.monotonic()) <= 0:
+                return
             time.sleep(min(left, _SLICE))
+        raise Stopped
 
 
 def _written(seconds: float) -> str:

@@ -35,6 +35,7 @@ from .dialects import change
 from .dialects import dialect_of
 from .dialects import insert_new
 from .dialects import remove
+from .tables import KEY_CHARACTERS
 from .tables import State
 from .tables import callbacks
 from .tables import is_claimed
@@ -44,8 +45,6 @@ from .tables import is_in
 from .tables import is_new
 from .tables import is_retry
 from .tables import messages
-
-_KEY_CHARACTERS = 32
 
 #: The error of a message that its workers did not survive.
 LOST = "its last worker did not finish it"
@@ -429,7 +428,7 @@ def of_message(connection: Connection, message_key: str, limit: int) -> list[Sto
 
     :param message_key: what their status keys begin with.
     """
-    width = _KEY_CHARACTERS - len(message_key)
+    width = KEY_CHARACTERS - len(message_key)
     first, last = (message_key + digit * width for digit in "0f")
     # Not BETWEEN, in which PostgreSQL takes no collation of a parameter.
     is_theirs = (messages.c.status_key >= first) & (messages.c.status_key <= last)
@@ -517,17 +516,28 @@ class Chosen(NamedTuple):
 
 
 def retry(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
-    """Have dead messages tried again, at most ``limit`` of them, and return how many.
+    """Have messages that were dead by now tried again, at most ``limit`` of them, and return how
+    many.
 
     Subscribers that had them are not called again.
     """
-    return _change(connection, source, is_dead, chosen, limit, _from_the_beginning(now))
+    dead = is_dead & (messages.c.finished_at <= now)
+    return _change(connection, source, dead, chosen, limit, _from_the_beginning(now))
 
 
 def hasten(connection: Connection, source: str, chosen: Chosen, now: float, limit: int) -> int:
     """Have messages that wait for another attempt tried now, at most ``limit`` of them."""
-    waits = _waits(now) & (messages.c.due_at > now)
-    return _change(connection, source, waits, chosen, limit, {"due_at": now})
+    return _change(connection, source, _waits_longer(now), chosen, limit, {"due_at": now})
+
+
+def count_hastened(connection: Connection, source: str, chosen: Chosen, now: float) -> int:
+    """How many messages :func:`hasten` would have tried now."""
+    theirs = _of(connection, source, _waits_longer(now), chosen)
+    return connection.scalar(select(func.count()).select_from(theirs.subquery())) or 0
+
+
+def _waits_longer(now: float) -> ColumnElement[bool]:
+    return _waits(now) & (messages.c.due_at > now)
 
 
 def discard(
@@ -550,7 +560,12 @@ def discard(
 
 def _waits(now: float) -> ColumnElement[bool]:
     """Whether a message waits because a subscriber failed, asked for it, or is let rest."""
-    return is_retry | is_new & (messages.c.due_at > now)
+    return is_retry | is_let_rest(now)
+
+
+def is_let_rest(now: float) -> ColumnElement[bool]:
+    """Whether its subscriber asked for it later, or is let rest, before any attempt counted."""
+    return is_new & (messages.c.due_at > now)
 
 
 def is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
@@ -566,10 +581,13 @@ def redeliver(
     since: float,
     now: float,
     limit: int,
-) -> int:
-    """Have messages that were done after a time dispatched again to all, and return how many.
+) -> tuple[int, int]:
+    """Have messages that were done after a time, and by now, dispatched again to all.
 
     Those whose body is erased are passed over.
+
+    :return: how many were chosen, ``limit`` where there are more, and how many of them it is done
+        to: not to what is erased meanwhile.
     """
     values = {
         **_from_the_beginning(now),
@@ -578,8 +596,9 @@ def redeliver(
         "error": None,
         "error_key": None,
     }
-    chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased).limit(limit)
-    rows = connection.execute(chosen).all()
+    chosen = _done(connection, source, ids, bulk_id, since).where(~_is_erased)
+    # Later a worker may have done again what is chosen here.
+    rows = connection.execute(chosen.where(messages.c.finished_at <= now).limit(limit)).all()
     # What is erased meanwhile is not to be read.
     stored_callbacks.lock(connection, [row.callback_id for row in rows])
     again = among(connection, messages.c.id, [row.id for row in rows]) & is_done
@@ -587,7 +606,7 @@ def redeliver(
         select(callbacks.c.id).where(callbacks.c.erased_at.is_(None))
     )
     statement = update(messages).where(kept, messages.c.erased_at.is_(None))
-    return connection.execute(statement.values(values)).rowcount
+    return len(rows), connection.execute(statement.values(values)).rowcount
 
 
 def count_erased(
@@ -713,7 +732,7 @@ def retrying(connection: Connection, source: str, now: float) -> list[Retrying]:
     """What waits for another attempt, by the subscriber that failed last, or is let rest."""
     failed_by = func.coalesce(messages.c.failed_by, "")
     by_subscriber: dict[str, Retrying] = {}
-    for kind in (is_retry, is_new & (messages.c.due_at > now)):
+    for kind in (is_retry, is_let_rest(now)):
         rows = connection.execute(
             select(
                 failed_by,
@@ -847,7 +866,14 @@ def _change(
     limit: int,
     values: dict[str, Any],
 ) -> int:
+    theirs = _of(connection, source, kind, chosen).limit(limit)
+    return len(change(connection, messages, theirs, values, messages.c.id))
+
+
+def _of(
+    connection: Connection, source: str, kind: ColumnElement[bool], chosen: Chosen
+) -> Select[int]:
     theirs = select(messages.c.id).where(messages.c.source == source, kind, *is_of(chosen))
     if chosen.ids is not None:
         theirs = theirs.where(among(connection, messages.c.id, chosen.ids))
-    return len(change(connection, messages, theirs.limit(limit), values, messages.c.id))
+    return theirs

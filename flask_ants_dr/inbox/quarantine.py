@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy import Select
 from sqlalchemy import delete
 from sqlalchemy import func
 from sqlalchemy import select
@@ -139,12 +140,12 @@ def among_keys(connection: Connection, keys: Collection[str]) -> set[str]:
 def list_all(
     connection: Connection,
     source: str,
-    limit: int | None = None,
+    limit: int | None,
     *,
-    newest: bool = False,
-    whole: bool | None = None,
-    since: datetime | None = None,
-    cursor: str | None = None,
+    newest: bool,
+    whole: bool | None,
+    since: datetime | None,
+    cursor: str | None,
 ) -> list[Quarantined]:
     """What is in quarantine, in the order in which it came.
 
@@ -172,10 +173,7 @@ def drop(connection: Connection, source: str, ids: Sequence[int]) -> int:
     own = select(quarantine.c.id).where(
         quarantine.c.source == source, among(connection, quarantine.c.id, ids)
     )
-    gone = remove_chosen(connection, quarantine, own, quarantine.c.callback_id)
-    if gone:
-        delete_orphans(connection, [row[0] for row in gone])
-    return len(gone)
+    return _drop(connection, own)
 
 
 def find(connection: Connection, source: str, id: int) -> tuple[Quarantined, Envelope] | None:
@@ -187,6 +185,12 @@ def find(connection: Connection, source: str, id: int) -> tuple[Quarantined, Env
     )
     row = connection.execute(both.where(*this)).one_or_none()
     return row and (_quarantined(row), envelope_of(row))
+
+
+def positions(connection: Connection, callback_id: int) -> set[int | None]:
+    """Where in a callback what is in quarantine stands; ``None`` for the whole of it."""
+    of_callback = quarantine.c.callback_id == callback_id
+    return set(connection.scalars(select(quarantine.c.position).where(of_callback)))
 
 
 def size(connection: Connection, source: str) -> tuple[int, int]:
@@ -211,6 +215,10 @@ def purge(connection: Connection, source: str, before: float, limit: int | None 
     of_source = quarantine.c.source == source
     old = select(quarantine.c.id).where(of_source, quarantine.c.quarantined_at < before)
     chosen = old.order_by(quarantine.c.quarantined_at).limit(limit)
+    return _drop(connection, chosen)
+
+
+def _drop(connection: Connection, chosen: Select[Any]) -> int:
     gone = remove_chosen(connection, quarantine, chosen, quarantine.c.callback_id)
     if gone:
         delete_orphans(connection, [row[0] for row in gone])

@@ -26,7 +26,6 @@ from ..models import MessageReport
 from ..receive import Received
 from ..receive import read
 from ..receive import receive
-from ..registration import registrations
 from . import callbacks
 from . import ledger
 from . import messages
@@ -79,7 +78,7 @@ def due(inbox: BoundInbox, every: timedelta) -> bool:
 
 def is_configured(inbox: BoundInbox) -> bool:
     """Whether there are credentials for Message Logs."""
-    return registrations(inbox.app)[inbox.source].settings.api_credentials is not None
+    return inbox.registration.settings.api_credentials is not None
 
 
 def check_setup(inbox: BoundInbox) -> None:
@@ -136,7 +135,7 @@ def apply(
             pass  # what is left is for the next time
         finally:
             if not dry_run:
-                _note(inbox, state, run, now if is_done else None, until)
+                _note(inbox, run, now if is_done else None, until)
         progress(1.0)
         return run.result()
 
@@ -146,7 +145,7 @@ def _connect(inbox: BoundInbox, stop: Callable[[], bool]) -> MessageLogs:
         from .message_logs import MessageLogs
     except ImportError as error:
         raise MessageLogsError(f"{error}.") from None
-    registration = registrations(inbox.app)[inbox.source]
+    registration = inbox.registration
     settings, prefix = registration.settings, registration.config_prefix
     if settings.api_credentials is None:
         raise MessageLogsError(
@@ -163,28 +162,27 @@ def _state(connection: Connection, source: str) -> dict[str, Any]:
 
 def _note(
     inbox: BoundInbox,
-    before: dict[str, Any],
     run: _Run,
     done_at: float | None,
     until: float | None,
 ) -> None:
     now = time.time()
     oldest = now - REACH.total_seconds()
-    mended = [one for one in before.get("mended", ()) if one[0] > oldest]
-    state = {
-        **before,
-        "is_filled": True,
-        "mended": [*mended, *([[now, run.mended]] if run.mended else [])],
-        **({} if done_at is None else {"at": done_at}),
-        **({} if until is None else {"until": until}),
-    }
     with inbox.database.begin() as connection:
+        state = _state(connection, inbox.source)  # another one may have noted something meanwhile
+        mended = [one for one in state.get("mended", ()) if one[0] > oldest]
+        state |= {
+            "is_filled": True,
+            "mended": [*mended, *([[now, run.mended]] if run.mended else [])],
+            **({} if done_at is None else {"at": done_at}),
+            **({} if until is None else {"until": until}),
+        }
         tasks.note_state(connection, inbox.source, _TASK, json.dumps(state))
 
 
 def _fill(inbox: BoundInbox, since: float) -> None:
     """Note what is the same however a status is reported, where an older release did not."""
-    registration, after = registrations(inbox.app)[inbox.source], 0
+    registration, after = inbox.registration, 0
     status_key = callbacks.status_keys(inbox.source)
     while True:
         with inbox.database.begin(writes=False) as connection:
@@ -212,8 +210,6 @@ def _ask_for_overdue(
     start: float | None,
 ) -> float | None:
     """Ask for each overdue message, or return from when on to ask where they are many."""
-    from .message_logs import Stopped
-
     since = datetime.fromtimestamp(oldest, UTC)
     entries = run.inbox.ledger.overdue(overdue, since=since, limit=_SINGLY + 1)
     if len(entries) > _SINGLY:
@@ -222,8 +218,6 @@ def _ask_for_overdue(
         begin = min(one.timestamp() for one in times if one is not None) - _OVERLAP
         return begin if start is None else min(begin, start)
     for message_id in dict.fromkeys(one.message_id for one in entries):
-        if run.stop():
-            raise Stopped
         run.hand_on(run.logs.of_message(message_id).reports)
     return start
 
@@ -234,13 +228,9 @@ def _ask_for_window(
     now: float,
     progress: Callable[[float], None],
 ) -> None:
-    from .message_logs import Stopped
-
     begin, end = int(start), ceil(now) + _OVERLAP
     windows = [(begin, end)]
     while windows:
-        if run.stop():
-            raise Stopped
         first, last = windows.pop()
         answer = run.logs.between(first, last)
         is_shortest = last - first <= _SHORTEST
@@ -277,7 +267,7 @@ class _Run:
         self.open_since = float("inf")
         """When the first message was sent that there will be more to say of."""
         self.mended = 0
-        self._registration = registrations(inbox.app)[inbox.source]
+        self._registration = inbox.registration
         self._settled = settled
         self.stop = stop
         self._dry_run = dry_run

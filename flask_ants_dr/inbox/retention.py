@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from ..errors import CallbackError
 from ..models import Envelope
 from ..receive import read
-from ..registration import registrations
 from . import callbacks
 from . import figures
 from . import ledger
@@ -245,12 +244,7 @@ def _erase_in_ledger(inbox: BoundInbox, digits: str, *, dry_run: bool) -> int:
     if dry_run:
         with inbox.database.begin(writes=False) as connection:
             return ledger.count_number(connection, inbox.source, digits)
-    erase = partial(ledger.erase, source=inbox.source, number=digits, limit=_PAGE)
-    total = count = inbox.database.run(erase)
-    while count == _PAGE:
-        count = inbox.database.run(erase)
-        total += count
-    return total
+    return inbox.in_pieces(partial(ledger.erase, number=digits))
 
 
 def _together(page: Sequence[callbacks.Kept]) -> Iterator[list[int]]:
@@ -332,7 +326,7 @@ def _keys(inbox: BoundInbox, envelope: Envelope, body: bytes | None = None) -> s
     if body is not None:
         envelope = replace(envelope, body=body)
     try:
-        report = read(registrations(inbox.app)[inbox.source], envelope).report
+        report = read(inbox.registration, envelope).report
     except Exception:  # a host's schema can raise anything
         return set()
     return set(callbacks.by_stored_key(envelope, report))

@@ -44,6 +44,9 @@ metadata = MetaData()
 #: The version of these tables; that of a database's is in its ``version``.
 VERSION = "0007"
 
+#: Of each key, and of a claim.
+KEY_CHARACTERS = 32
+
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
 # MariaDB's and MySQL's texts and bodies end at 64 KiB, unless they are long ones; what is in an
@@ -53,7 +56,7 @@ _MYSQL = ("mysql", "mariadb")
 _by_bytes = Text(collation="C")
 _Text = Text().with_variant(LONGTEXT(), *_MYSQL)
 _Name = Text().with_variant(String(255), *_MYSQL).with_variant(_by_bytes, "postgresql")
-_Word = Text().with_variant(String(32), *_MYSQL).with_variant(_by_bytes, "postgresql")
+_Word = Text().with_variant(String(KEY_CHARACTERS), *_MYSQL).with_variant(_by_bytes, "postgresql")
 _Body = LargeBinary().with_variant(LONGBLOB(), *_MYSQL)
 _Time = Float(53).with_variant(Double(), *_MYSQL)
 

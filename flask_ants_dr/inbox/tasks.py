@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy import insert
@@ -11,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from .dialects import upsert
 from .tables import tasks
 
 if TYPE_CHECKING:
@@ -75,9 +77,13 @@ def note_state(
 
     :param due_at: when the next turn is; by default, when it was to be.
     """
-    this = update(tasks).where(tasks.c.source == source, tasks.c.name == name)
-    values = {"state": state} if due_at is None else {"state": state, "due_at": due_at}
-    if not connection.execute(this.values(values)).rowcount:
-        connection.execute(
-            insert(tasks).values({"source": source, "name": name, "due_at": 0.0} | values)
-        )
+    row = {"source": source, "name": name, "due_at": due_at or 0.0, "state": state}
+    upsert(connection, tasks, [row], _noted if due_at is None else _planned)
+
+
+def _noted(new: Any) -> dict[str, Any]:
+    return {"state": new.state}
+
+
+def _planned(new: Any) -> dict[str, Any]:
+    return {"state": new.state, "due_at": new.due_at}

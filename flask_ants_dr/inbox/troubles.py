@@ -22,11 +22,11 @@ from sqlalchemy import select
 from .callbacks import digest
 from .dialects import upsert
 from .messages import Chosen
+from .messages import is_let_rest
 from .messages import is_of
 from .tables import State
 from .tables import errors
 from .tables import is_dead
-from .tables import is_new
 from .tables import is_retry
 from .tables import messages
 
@@ -89,11 +89,10 @@ def found(
     :param state: only those of one, where it is given.
     """
     by_group: dict[tuple[State, str, str], Trouble] = {}
-    is_let_rest = is_new & (messages.c.due_at > time.time())
     for of, kind in (
         (State.DEAD, is_dead),
         (State.WAITING, is_retry),
-        (State.WAITING, is_let_rest),
+        (State.WAITING, is_let_rest(time.time())),
     ):
         if state not in (None, of):
             continue

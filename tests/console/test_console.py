@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import re
 from collections.abc import Callable
@@ -25,11 +26,13 @@ from flask import redirect
 from flask.testing import FlaskClient
 from jinja2.ext import babel_extract
 from markupsafe import escape
+from marshmallow import pre_load
 from werkzeug.test import TestResponse
 
 import flask_ants_dr.console
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import MessageReport
+from flask_ants_dr import ReportSchema
 from flask_ants_dr import message_reported
 from flask_ants_dr.console import Console
 from flask_ants_dr.console import loopback_only
@@ -1018,3 +1021,55 @@ def test_there_are_so_many_streams_and_each_gives_its_place_back(
     assert third.status_code == 200
     first.close()
     third.close()
+
+
+def test_a_stream_that_ends_in_an_error_of_the_hosts_gives_its_place_back(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_ants_dr.console.live._WAIT", 0)
+    app.logger.disabled = True  # pytest keeps what is logged, with its traceback
+    threads = {"wsgi.multithread": True}
+    broken = [True]
+
+    @app.after_request
+    def fail(response: Any) -> Any:
+        if broken:
+            raise LookupError
+        return response
+
+    for _ in range(3):
+        with app.test_client().get("/ants-dr/events", environ_overrides=threads) as answer:
+            assert answer.status_code == 500
+    gc.collect()  # the error's traceback held what it met
+    broken.clear()
+    with app.test_client().get("/ants-dr/events", environ_overrides=threads) as answer:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["message?id=%00", "?bulk=a%00b", "needs-you?failed_by=%00"])
+def test_a_nul_is_refused(browser: Browser, path: str) -> None:
+    """PostgreSQL has no text with it, and would fail on one."""
+    response = browser.get(path)
+    assert (response.status_code, "NUL" in response.text) == (400, True)
+    assert browser.post("", False, q="a\0b").status_code == 400
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError])
+def test_a_replay_on_which_the_hosts_schema_breaks(tmp_path: Path, error: type[Exception]) -> None:
+    class Broken(ReportSchema):
+        @pre_load
+        def fail(self, data: Any, **kwargs: Any) -> Any:
+            raise error
+
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(), schema=Broken),
+        ANTS_DR_INBOX_URL=f"sqlite:///{tmp_path / 'inbox.sqlite3'}",
+    )
+    app.register_blueprint(Console(access=loopback_only))
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 500
+    (entry,) = bound_inbox(app).quarantined()
+    form = {"callback": str(entry.callback_id), "id": str(entry.id)}
+    response = Browser(app).post("quarantine/replay", False, **form)
+    assert response.location == f"/ants-dr/quarantine/entry?id={entry.id}&notice=refused"
+    assert len(bound_inbox(app).quarantined()) == 1
+    bound_inbox(app).database.close()

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import ExitStack
+from contextlib import closing
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import Connection
 from sqlalchemy import select
+from sqlalchemy import update
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import Discard
@@ -27,13 +35,17 @@ from flask_ants_dr import message_reported
 from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import Redelivered
+from flask_ants_dr.inbox import callbacks
 from flask_ants_dr.inbox import delivery
+from flask_ants_dr.inbox import inbox as inbox_module
 from flask_ants_dr.inbox import messages as statements
 from flask_ants_dr.inbox.delivery import Breaker
+from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.inbox.worker import work
 from flask_ants_dr.testing import record_signals
 from kit import Ants
+from kit import Heard
 from kit import MakeApp
 from kit import bound_inbox
 from kit import callback
@@ -565,3 +577,175 @@ def test_done_messages_can_be_delivered_again(make_inbox_app: MakeApp) -> None:
     assert heard[4:] == ["m0", "m1", "m2"]
     with pytest.raises(ValueError, match="Give ids, bulk_id or since"):
         inbox.redeliver()
+
+
+def test_an_id_that_another_callback_has_had(make_inbox_app: MakeApp) -> None:
+    """SQLite hands out the ids of what was deleted again."""
+    app = make_inbox_app(eager=False, max_attempts=1)
+    ants, inbox, heard = Ants(app.test_client()), bound_inbox(app), Heard(app)
+    for text, message_id in (("first", "a"), ("second", "a"), ("third", "b")):
+        assert ants.post(callback(detail(messageId=message_id, text=text))).status_code == 200
+        assert drain(app) == 1
+        assert inbox.purge(0) == 1
+    assert [message.text for message in heard.messages] == ["first", "second", "third"]
+    assert counts(app)["dead"] == 0
+
+
+def test_a_message_whose_callback_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It fails, and costs no other its worker. (A shell of SQLite looks after no foreign keys.)"""
+    path = tmp_path / "inbox.sqlite3"
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox(eager=False, max_attempts=1)),
+        ANTS_DR_INBOX_URL=f"sqlite:///{path}",
+    )
+    ants, heard = Ants(app.test_client()), Heard(app)
+    for message_id in ("gone", "here"):
+        ants.post(callback(detail(messageId=message_id)))
+    with closing(sqlite3.connect(path)) as shell:
+        shell.execute("DELETE FROM ants_dr_callbacks WHERE id = 1")
+        shell.commit()
+    inbox = bound_inbox(app)
+    work([inbox], concurrency=1, poll=0.01, once=True, stop=threading.Event())
+    assert [message.message_id for message in heard.messages] == ["here"]
+    assert counts(app) == {"pending": 0, "done": 1, "dead": 1}
+    (dead,) = heard.arguments("message_dead")
+    assert dead["message"] is None
+    assert "callback 1 is gone, and messages of it are here" in caplog.text
+    assert inbox.troubles()
+    inbox.database.close()
+
+
+@pytest.mark.parametrize("seconds", [1.8e12, 31_536_001, float("inf"), float("nan")])
+def test_no_retry_is_later_than_a_year(seconds: float) -> None:
+    with pytest.raises(ValueError, match="at most 31,536,000 seconds, which is a year"):
+        RetryLater(seconds)
+    assert (RetryLater(31_536_000).seconds, RetryLater(-1).seconds) == (31_536_000, 0)
+
+
+def test_message_dead_where_the_database_fails(make_inbox_app: MakeApp, eager: bool) -> None:
+    """Whoever marks it later has nobody to tell."""
+    app = make_inbox_app(eager=eager, max_attempts=1, timeout=0.5)
+    heard, inbox = Heard(app), bound_inbox(app)
+    other = make_inbox_app()
+
+    with ExitStack() as lock:
+
+        def failing(sender: Flask, **extra: Any) -> None:
+            connection = lock.enter_context(bound_inbox(other).database.begin())
+            connection.execute(update(messages).values(position=messages.c.position))
+            raise LookupError
+
+        message_reported.connect(failing, sender=app)
+        assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+        if not eager:
+            with pytest.raises(InboxUnavailable):
+                inbox.take()
+        assert heard.names.count("message_dead") == 1
+    wait_for(lambda: counts(app)["dead"] == 1)
+    wait_for(lambda: not delivery._keeper._batches)
+    assert heard.names.count("message_dead") == 1
+
+
+def test_message_dead_after_an_attempt_that_was_interrupted(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(eager=False, max_attempts=1)
+    heard = Heard(app)
+
+    def interrupted(sender: Flask, **extra: Any) -> None:
+        raise KeyboardInterrupt
+
+    message_reported.connect(interrupted, sender=app)
+    Ants(app.test_client()).post(callback(detail()))
+    with pytest.raises(KeyboardInterrupt):
+        bound_inbox(app).take()
+    assert heard.names.count("message_dead") == counts(app)["dead"] == 1
+
+
+@pytest.fixture
+def work_between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Flask], None]:
+    """Has operators' commands go in pieces of three, and a worker go on between them."""
+    monkeypatch.setattr(inbox_module, "_PIECE", 3)
+
+    def between(app: Flask) -> None:
+        database, pieces = bound_inbox(app).database, count(1)
+        run = database.run
+
+        def run_and_work(action: Callable[..., Any], **options: Any) -> Any:
+            found = run(action, **options)
+            if "limit" in getattr(action, "keywords", ()):
+                assert next(pieces) < 20, "it does not end"
+                drain(app)
+            return found
+
+        monkeypatch.setattr(database, "run", run_and_work)
+
+    return between
+
+
+def test_each_is_delivered_again_once(
+    make_inbox_app: MakeApp, work_between: Callable[[Flask], None]
+) -> None:
+    app = make_inbox_app()
+    heard = Heard(app)
+    post(app, many(9))
+    work_between(app)
+    assert bound_inbox(app).redeliver(bulk_id="b") == Redelivered(pending=9, erased=0)
+    assert Counter(message.message_id for message in heard.messages) == {
+        f"m{number}": 2 for number in range(9)
+    }
+
+
+def test_each_dead_one_is_tried_again_once(
+    make_inbox_app: MakeApp,
+    work_between: Callable[[Flask], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "_FAILURES", 100)  # it is not let rest
+    app = make_inbox_app(max_attempts=1)
+    tries: Counter[str] = Counter()
+
+    def failing(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        tries[message.message_id] += 1
+        raise Discard if tries[message.message_id] > 2 else LookupError
+
+    message_reported.connect(failing, sender=app)
+    post(app, many(9))
+    work_between(app)
+    assert bound_inbox(app).retry() == 9
+    assert set(tries.values()) == {2}
+
+
+def test_trying_now_what_is_asked_for_later_ends(
+    make_inbox_app: MakeApp, work_between: Callable[[Flask], None]
+) -> None:
+    app = make_inbox_app()
+
+    def later(sender: Flask, message: MessageReport, **extra: Any) -> None:
+        raise RetryLater(3600)
+
+    message_reported.connect(later, sender=app)
+    post(app, many(9))
+    work_between(app)
+    assert bound_inbox(app).retry(state=State.WAITING) == 9
+
+
+def test_what_is_erased_while_it_is_delivered_again(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_inbox_app()
+    inbox, ants = bound_inbox(app), Ants(app.test_client())
+    for number in range(9):
+        assert ants.post(callback(detail(messageId=str(number)))).status_code == 200
+    monkeypatch.setattr(inbox_module, "_PIECE", 3)
+    lock, erased = callbacks.lock, list[int]()
+
+    def erase_and_lock(connection: Connection, ids: Iterable[int]) -> Sequence[int]:
+        ids = list(ids)
+        if not erased and connection.dialect.name != "sqlite":  # which has one writer
+            erased.append(ids[0])
+            with inbox.database.begin() as other:
+                callbacks.erase(other, erased, time.time() + 1, time.time())
+        return lock(connection, ids)
+
+    monkeypatch.setattr(callbacks, "lock", erase_and_lock)
+    done = inbox.redeliver(since=datetime.now(UTC) - timedelta(hours=1))
+    assert done == Redelivered(pending=9 - len(erased), erased=len(erased))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from flask import Flask
 
 from flask_ants_dr import DeliveryReportBlueprint
 from flask_ants_dr import DeliveryState
+from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import Figures
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import figures
@@ -126,7 +128,7 @@ def test_nothing_is_counted_as_nothing(make_inbox_app: MakeApp) -> None:
     inbox = bound_inbox(make_inbox_app())
     for by in ((), ("status",)):
         assert inbox.figures.callbacks(an_hour_ago(), by=by) == []
-    assert inbox.figures.last_callback() == (None, {})
+    assert _last(inbox) == (None, {})
 
 
 def test_many_senders_are_counted_together(make_inbox_app: MakeApp) -> None:
@@ -155,15 +157,15 @@ def test_what_was_refused_since_the_last_callback(make_inbox_app: MakeApp) -> No
     app = make_inbox_app()
     ants, inbox = Ants(app.test_client()), bound_inbox(app)
     ants.post("not json")
-    assert inbox.figures.last_callback() == (None, {400: 1})
+    assert _last(inbox) == (None, {400: 1})
     before = datetime.now(UTC)
     ants.post(callback(detail()))
-    last, refused = inbox.figures.last_callback()
+    last, refused = _last(inbox)
     assert last is not None
     assert before <= last <= datetime.now(UTC)
     assert refused == {}
     assert app.test_client().post("/sms/callback", json={}).status_code == 401
-    assert inbox.figures.last_callback() == (last, {401: 1})
+    assert _last(inbox) == (last, {401: 1})
     status = inbox.status()
     assert (status["refused"], status["refused_by_answer"]) == (1, {401: 1})
 
@@ -237,3 +239,33 @@ def test_retention(make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> 
             spans = connection.exec_driver_sql(f"SELECT width, start FROM ants_dr_{table}").all()
             ages = sorted((width, round((now - start) / DAY)) for width, start in spans)
             assert ages == [(60, 0), (3600, 0), (3600, 3)]
+
+
+def _last(inbox: BoundInbox) -> tuple[datetime | None, dict[int, int]]:
+    inbox.figures.settle()
+    with inbox.database.begin(writes=False) as connection:
+        return figures.last_callback(connection, inbox.source)
+
+
+def test_counting_goes_on_after_an_error_of_the_process(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as having no thread to spare."""
+    monkeypatch.setattr(Figures, "is_written_when_read", False)
+    monkeypatch.setattr(figures, "EVERY", 0.02)
+    monkeypatch.setattr(threading, "excepthook", lambda error: None)
+    app = make_inbox_app()
+    ants, inbox = Ants(app.test_client()), bound_inbox(app)
+    run, ended = inbox.database.run, list[threading.Thread]()
+
+    def run_once_without_threads(work: Callable[..., Any], **options: Any) -> Any:
+        if not ended and threading.current_thread().name == "ants-dr-figures":
+            ended.append(threading.current_thread())
+            raise RuntimeError("can't start new thread")
+        return run(work, **options)
+
+    monkeypatch.setattr(inbox.database, "run", run_once_without_threads)
+    ants.post(callback(detail()))
+    wait_for(lambda: bool(ended) and not ended[0].is_alive())
+    ants.post(callback(detail(messageId="2")))
+    wait_for(lambda: any(one.callbacks for one in inbox.figures.callbacks(an_hour_ago())))

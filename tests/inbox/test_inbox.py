@@ -530,13 +530,13 @@ class TestFailures:
     ) -> None:
         from flask_ants_dr import report_received
 
-        monkeypatch.setattr(delivery, "CLAIM", 0.5)
+        monkeypatch.setattr(delivery, "CLAIM", 1.5)
         monkeypatch.setattr(delivery, "RENEWED", 0.1)
         app = make_inbox_app()
         heard = Heard(app)
 
         def slow(sender: Flask, **extra: Any) -> None:
-            time.sleep(0.7)
+            time.sleep(1.8)
             drain(app)
 
         report_received.connect(slow, sender=app)
@@ -926,6 +926,29 @@ def test_more_messages_than_a_statement_takes_parameters(make_inbox_app: MakeApp
     ids = range(1, 70_000)
     with bound_inbox(app).database.begin() as connection:
         messages.release(connection, "nobody's", ids, 1.0)
+
+
+def test_a_probe_that_fails_leaves_the_connection_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox()),
+        ANTS_DR_INBOX_URL=f"sqlite:///{tmp_path / 'inbox.sqlite3'}",
+    )
+    inbox = bound_inbox(app)
+
+    def cache_size() -> int:
+        with inbox.database.begin(writes=False) as connection:
+            return int(connection.exec_driver_sql("PRAGMA cache_size").scalar_one())
+
+    before = cache_size()
+    with inbox.database.begin() as connection:
+        limit = "CREATE TRIGGER full BEFORE INSERT ON ants_dr_callbacks"
+        connection.exec_driver_sql(f"{limit} BEGIN SELECT raise(ABORT, 'full'); END")
+    with pytest.raises(InboxUnavailable):
+        inbox.probe()
+    assert cache_size() == before
+    inbox.database.close()
 
 
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:

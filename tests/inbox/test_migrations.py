@@ -367,6 +367,20 @@ def test_tables_of_another_version(
     assert cure in caplog.text
 
 
+def test_an_upgrade_under_a_process_that_runs(
+    make_inbox_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fails because of it says so from the second time on."""
+    app = make_inbox_app()
+    assert Ants(app.test_client()).post(callback(detail())).status_code == 200
+    with bound_inbox(app).database.begin() as connection:
+        connection.exec_driver_sql("UPDATE ants_dr_version SET version_num = '9999'")
+        connection.exec_driver_sql("DROP TABLE ants_dr_messages")
+    for _ in range(2):
+        assert Ants(app.test_client()).post(callback(detail(messageId="2"))).status_code == 503
+    assert "tables are of version 9999" in caplog.text
+
+
 def test_every_version_is_known_by_what_it_has_added() -> None:
     """Also where nobody has noted it: a host's own Alembic makes the tables alone."""
     assert max(migrations._ADDED) == VERSION

@@ -290,3 +290,36 @@ def test_no_blueprint_replays_what_is_anothers(make_inbox_app: MakeApp) -> None:
     inbox.source = "another"
     with pytest.raises(LookupError, match="another blueprint's"):
         inbox.replay(entry.callback_id)
+
+
+def test_a_replay_delivers_nothing_that_was_taken_and_purged(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    heard, inbox = Heard(app), bound_inbox(app)
+    body = callback(detail(messageId="a"), {}, detail(messageId="b"), {"messageId": "c"})
+    assert Ants(app.test_client()).post(body).status_code == 200
+    assert inbox.purge(0) == 2
+    first, second = entries(app)
+    assert inbox.replay(first.callback_id) == Replayed(taken=0, refused=2)
+    assert inbox.drop([first.id]) == 1
+    assert inbox.replay(first.callback_id) == Replayed(taken=0, refused=1)
+    assert [one.position for one in entries(app)] == [second.position] == [3]
+    assert [message.message_id for message in heard.messages] == ["a", "b"]
+
+
+def test_what_is_dropped_while_it_is_replayed(make_inbox_app: MakeApp) -> None:
+    """Nothing is stored of a callback that is gone."""
+
+    class Dropping(ReportSchema):
+        @pre_load
+        def drop(self, data: Any, **kwargs: Any) -> Any:
+            inbox = bound_inbox(app)
+            inbox.drop([one.id for one in inbox.quarantined()])
+            return {**data, "details": [detail()]}
+
+    before = make_inbox_app()
+    assert Ants(before.test_client()).post({"reports": []}).status_code == 422
+    (entry,) = entries(before)
+    app = make_inbox_app(schema=Dropping)
+    with pytest.raises(LookupError, match=f"no callback {entry.callback_id}"):
+        bound_inbox(app).replay(entry.callback_id)
+    assert (rows(app), rows(app, "callbacks")) == (0, 0)

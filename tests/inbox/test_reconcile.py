@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from datetime import timedelta
@@ -28,6 +30,7 @@ from flask_ants_dr.emulator import create_app
 from flask_ants_dr.inbox import BoundInbox
 from flask_ants_dr.inbox import MessageLogsError
 from flask_ants_dr.inbox import Reconciled
+from flask_ants_dr.inbox import background
 from flask_ants_dr.inbox import celery
 from flask_ants_dr.inbox import message_logs
 from flask_ants_dr.inbox import tasks
@@ -47,6 +50,7 @@ from kit import rows
 from kit import run
 from servers import free_port
 from servers import serving
+from servers import wait_for
 
 NUMBER = "66812345678"
 PAIR = ("account", "s3cret-account")
@@ -384,6 +388,61 @@ def test_it_ends_while_it_hands_on(app: Flask, inbox: BoundInbox, logs: Logs) ->
     found = inbox.reconcile(stop=lambda: rows(app) >= 500)
     assert (found.new, rows(app)) == (500, 500)
     assert inbox.reconcile().new == 100
+
+
+def test_a_slow_answer_is_no_dead_process(
+    inbox: BoundInbox, logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_SILENCE", 0.5)
+    monkeypatch.setattr(background, "_SAYS", 0.01)
+    late, over = Event(), Event()
+
+    def drops() -> Iterator[bytes]:
+        for number in range(1_000):
+            yield b" "
+            time.sleep(0.01)
+            if number == 100:
+                late.set()
+            if over.is_set():
+                break
+        yield json.dumps([callback(report())]).encode()
+
+    logs.answer = lambda query: Response(drops(), content_type="application/json")
+    assert inbox.start_reconcile()
+    assert late.wait(60)
+    assert not inbox.start_reconcile()
+    over.set()
+    wait_for(lambda: (said := inbox.reconciling()) is not None and not said.is_running)
+    said = inbox.reconciling()
+    assert said
+    assert said.result
+    assert (said.result.asked, said.result.new) == (1, 1)
+
+
+def test_two_at_once_note_what_both_mended(inbox: BoundInbox, logs: Logs) -> None:
+    def progress(part: float) -> None:
+        if not inbox.reconciliation()["mended"]:
+            logs.say(callback(report("1")), callback(report("2")))
+            assert inbox.reconcile().mended == 1
+
+    logs.say(callback(report("1")))
+    assert inbox.reconcile(progress=progress).mended == 1
+    assert inbox.reconciliation()["mended"] == 2
+
+
+def test_two_first_notes_at_once(make_inbox_app: MakeApp) -> None:
+    one, other = bound_inbox(make_inbox_app()), bound_inbox(make_inbox_app())
+    with ThreadPoolExecutor() as pool:
+        with one.database.begin() as connection:
+            tasks.note_state(connection, one.source, "a-task", "first")
+            second = pool.submit(
+                other.database.run,
+                lambda connection: tasks.note_state(connection, one.source, "a-task", "second"),
+            )
+            time.sleep(0.1)
+        second.result()
+    with one.database.begin(writes=False) as connection:
+        assert tasks.state(connection, one.source, "a-task") == "second"
 
 
 @pytest.mark.usefixtures("logs")

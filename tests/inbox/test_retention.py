@@ -138,7 +138,9 @@ def test_what_is_not_done_stays(make_inbox_app: MakeApp) -> None:
     ants.post(many(2))
     ants.post(callback(detail(messageId="m2"), detail(messageId="")))  # one is in quarantine
     with bound_inbox(app).database.begin() as connection:
-        stored.insert(connection, stored.load(connection, 1))  # of nobody
+        found = stored.find(connection, 1)
+        assert found
+        stored.insert(connection, found)  # of nobody
     deferred = make_inbox_app(eager=False)
     Ants(deferred.test_client()).post(callback(detail(messageId="m3")))
     assert counts(app) == {"pending": 1, "done": 2, "dead": 1}

@@ -446,6 +446,7 @@ def test_a_model_of_another_database(make_host: MakeHost, tmp_path: Path) -> Non
         assert Ants(app.test_client()).post(many(2)).status_code == 200
         assert db.session.scalar(sa.select(sa.func.count()).select_from(Other)) == 2
         assert counts(app)["done"] == 2
+        db.session.remove()
         for engine in db.engines.values():
             engine.dispose()
 
