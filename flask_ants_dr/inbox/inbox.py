@@ -1016,9 +1016,12 @@ class BoundInbox:
         Another one, deleted since, can have had its id.
         """
         latest, self._latest.value = getattr(self._latest, "value", None), None
-        if latest and latest[:2] == (callback_id, callbacks.received_at(connection, callback_id)):
-            self._latest.value = latest
-        return self._latest.value is not None
+        if not latest or latest[0] != callback_id:
+            return False
+        if latest[1] != callbacks.received_at(connection, callback_id):
+            return False
+        self._latest.value = latest
+        return True
 
     def _remember(self, callback_id: int, envelope: Envelope | None) -> Loaded:
         if envelope is None:
