@@ -93,8 +93,9 @@ if TYPE_CHECKING:
     from .session import HostSession
 
 # More than anybody waits or tries, and less than a database takes for a number of milliseconds.
-_NO_CALLBACK = "There is no callback {}."
 _LARGEST = 1_000_000
+
+_NO_CALLBACK = "There is no callback {}."
 
 # Messages are retried and deleted, and looked for in abandoned claims, by so many and so often.
 _PIECE = 1000
@@ -860,7 +861,8 @@ class BoundInbox:
             return messages.due_ids(connection, self.source, now, limit, alone=alone)
 
     def replay(self, callback_id: int) -> Replayed:
-        """Put a quarantined callback through again.
+        """Put a quarantined callback through again; of one that was taken in part, only the details
+        that are in quarantine, by their places.
 
         :return: how many of its messages were taken, and how many refused again.
         :raises CallbackError: the whole of it is refused again, and stays in quarantine. A host's
@@ -1082,6 +1084,8 @@ def _at_positions(
     refused = {one.index for one in invalid}
     every = range(len(report.messages) + len(refused))
     places = [index for index in every if index not in refused]
+    if len(places) > len(report.messages):
+        return report  # a host's schema makes another number of messages: nobody knows their places
     placed = zip(report.messages, places, strict=True)
     return replace(report, messages=tuple(one for one, place in placed if place in positions))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC
 from datetime import datetime
 from typing import Any
 
 import pytest
 from flask import Flask
+from marshmallow import post_load
 from marshmallow import pre_load
 
 from flask_ants_dr import CallbackError
+from flask_ants_dr import DeliveryReport
 from flask_ants_dr import ReportSchema
 from flask_ants_dr.inbox import Quarantined
 from flask_ants_dr.inbox import Replayed
@@ -323,3 +326,19 @@ def test_what_is_dropped_while_it_is_replayed(make_inbox_app: MakeApp) -> None:
     with pytest.raises(LookupError, match=f"no callback {entry.callback_id}"):
         bound_inbox(app).replay(entry.callback_id)
     assert (rows(app), rows(app, "callbacks")) == (0, 0)
+
+
+def test_a_replay_where_messages_have_no_places(make_inbox_app: MakeApp) -> None:
+    """A host's schema can drop some. Then what is stored tells what is new."""
+
+    class Dropping(ReportSchema):
+        @post_load
+        def drop(self, report: DeliveryReport, **kwargs: Any) -> DeliveryReport:
+            return replace(report, messages=report.messages[1:])
+
+    before = make_inbox_app()
+    body = callback(detail(messageId="a"), detail(messageId="b"), {"id": "c"}, {"messageId": "d"})
+    assert Ants(before.test_client()).post(body).status_code == 200
+    (entry, _) = entries(before)
+    app = make_inbox_app(schema=Dropping)
+    assert bound_inbox(app).replay(entry.callback_id) == Replayed(taken=0, refused=2)
