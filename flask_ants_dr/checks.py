@@ -11,13 +11,13 @@ from datetime import datetime
 from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
-from inspect import signature
 from typing import Any
 from typing import Literal
 from urllib.parse import urlsplit
 
 from flask import Flask
 
+from .dispatch import with_context
 from .errors import InboxUnavailable
 from .loopback import is_loopback
 from .registration import NOTIFY_URL_CHARACTERS
@@ -112,10 +112,8 @@ def _forms(app: Flask, registration: Registration) -> _Found:
         with app.test_request_context(rule.rule, method="POST", json={}) as context:
             # Whatever its variables and its host: it has come to this rule.
             context.request.url_rule, context.request.routing_exception = rule, None
-            # From 3.2 on Flask hands the context over.
-            arguments = [context] * len(signature(app.preprocess_request).parameters)
             try:
-                answer = app.preprocess_request(*arguments)
+                answer = with_context(app.preprocess_request, context)()
             except CSRFError as error:
                 reason = str(error.description).rstrip(".")
                 cure = "exempt it with csrf.exempt(blueprint)"

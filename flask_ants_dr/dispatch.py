@@ -123,6 +123,14 @@ def dispatch_rejection(
     turns.raise_together()
 
 
+def with_context(
+    method: Callable[..., Any], context: object, *arguments: object
+) -> Callable[[], Any]:
+    """A method of an application with its arguments; Flask 3.2's is given the context, too."""
+    contexts = [context] * (len(signature(method).parameters) - len(arguments))
+    return partial(method, *contexts, *arguments)
+
+
 class Turns:
     """Gives subscribers their turns, and keeps what they raise in ``failures``, with their names.
     (What the host's teardown functions raise has none.)
@@ -232,10 +240,7 @@ class Turns:
         self.failures.append((listener.name, error))
         if self._own_context is None and has_app_context():
             # Otherwise its transaction, with the locks that it holds, would be open below the next.
-            end: Callable[..., None] = self.app.do_teardown_appcontext
-            # From 3.2 on Flask hands the context over.
-            contexts = [app_ctx] * (len(signature(end).parameters) - 1)
-            self._end(partial(end, *contexts, error))
+            self._end(with_context(self.app.do_teardown_appcontext, app_ctx, error))
         self._leave_own_context(error)
         self._enter_own_context()
         return error
