@@ -75,8 +75,8 @@ class Claim(NamedTuple):
     rows: Sequence[Claimed]
     lost: Sequence[Claimed]
     """Those that have been given up instead, because claims of them were lost too often."""
-    envelope: Envelope | None
-    """The callback of the first one, where it has been read with them."""
+    callback: tuple[int, Envelope] | None
+    """That of the first one, by its id, where it has been read with them."""
 
 
 class Breaker:

@@ -21,6 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import NamedTuple
 from typing import cast
 from uuid import uuid4
 
@@ -236,6 +237,14 @@ class Replayed:
     """How many of its messages were refused again, and are in quarantine."""
 
 
+class _Remembered(NamedTuple):
+    """The callback that a thread has read last."""
+
+    id: int
+    received_at: datetime
+    loaded: Loaded
+
+
 class BoundInbox:
     """The inbox of one blueprint in one application: what an operator's page works with.
 
@@ -256,7 +265,7 @@ class BoundInbox:
         self.blocked: set[int] = set()
         """The threads in which a subscriber took longer than the lease."""
         self.kinds_of_errors: set[str] = set()
-        self._latest = threading.local()
+        self._of_thread = threading.local()
         self._next_recovery = 0.0
         self._next_retry = 0.0
 
@@ -969,12 +978,8 @@ class BoundInbox:
                     connection, self.source, max_attempts=self.options.max_attempts, **arguments
                 )
                 rows += again
-            envelope: Envelope | None = None
-            for one in (rows + lost)[:1]:
-                # In the same transaction, because most claims are of one callback.
-                if not self._still_remembers(connection, one.callback_id):
-                    envelope = callbacks.find(connection, one.callback_id)
-            return Claim(token, rows, lost, envelope)
+            # In the same transaction, because most claims are of one callback.
+            return Claim(token, rows, lost, self._first_callback(connection, rows + lost))
 
         # Of what a power failure takes back, it takes back the marks, too.
         return self.database.run(claim, durable=False)
@@ -993,8 +998,8 @@ class BoundInbox:
         """
 
         def prepare() -> None:
-            if claim.envelope:
-                self._remember([*claim.rows, *claim.lost][0].callback_id, claim.envelope)
+            if claim.callback:
+                self._remember(*claim.callback)
             for row in claim.lost:
                 self._give_up(row)
             before()
@@ -1005,27 +1010,11 @@ class BoundInbox:
 
     def _load(self, callback_id: int) -> Loaded:
         """A stored callback, read again; a thread remembers its latest one."""
-        latest = getattr(self._latest, "value", None)
-        if latest and latest[0] == callback_id:
-            return cast("Loaded", latest[2])
+        latest = self._latest()
+        if latest and latest.id == callback_id:
+            return latest.loaded
         with self.database.begin(writes=False) as connection:
             envelope = callbacks.find(connection, callback_id)
-        return self._remember(callback_id, envelope)
-
-    def _still_remembers(self, connection: Connection, callback_id: int) -> bool:
-        """Whether the thread's latest callback is this one; otherwise it is forgotten.
-
-        Another one, deleted since, can have had its id.
-        """
-        latest, self._latest.value = getattr(self._latest, "value", None), None
-        if not latest or latest[0] != callback_id:
-            return False
-        if latest[1] != callbacks.received_at(connection, callback_id):
-            return False
-        self._latest.value = latest
-        return True
-
-    def _remember(self, callback_id: int, envelope: Envelope | None) -> Loaded:
         if envelope is None:
             CALLBACK.error(
                 "%s: callback %d is gone, and messages of it are here",
@@ -1034,6 +1023,32 @@ class BoundInbox:
                 extra=about(self.source),
             )
             return DeliveryReport(messages=()), {}
+        return self._remember(callback_id, envelope)
+
+    def _latest(self) -> _Remembered | None:
+        return getattr(self._of_thread, "latest", None)
+
+    def _first_callback(
+        self, connection: Connection, claimed: Sequence[Claimed]
+    ) -> tuple[int, Envelope] | None:
+        """The callback of the first one, by its id; ``None`` where the thread remembers it.
+
+        Another that it remembers is forgotten: if it was deleted since, its id can be this one's.
+        """
+        if not claimed:
+            return None
+        id, latest = claimed[0].callback_id, self._latest()
+        if (
+            latest
+            and latest.id == id
+            and latest.received_at == callbacks.received_at(connection, id)
+        ):
+            return None
+        self._of_thread.latest = None
+        envelope = callbacks.find(connection, id)
+        return (id, envelope) if envelope else None
+
+    def _remember(self, callback_id: int, envelope: Envelope) -> Loaded:
         try:
             report = read(self.registration, envelope).report
         except Exception as error:  # a host's schema can raise anything
@@ -1044,9 +1059,9 @@ class BoundInbox:
                 extra=about(self.source),
             )
             report = DeliveryReport(messages=())
-        found = by_stored_key(envelope, report)
-        self._latest.value = (callback_id, envelope.received_at, (report, found))
-        return report, found
+        loaded = report, by_stored_key(envelope, report)
+        self._of_thread.latest = _Remembered(callback_id, envelope.received_at, loaded)
+        return loaded
 
     def _give_up(self, row: Claimed) -> None:
         """Tell of a message that was dead before it could be tried again."""
