@@ -58,10 +58,10 @@ def others(session: nox.Session) -> None:
         session.log(f"Python {version}")
         venv = Path(".nox", f"others-{version}")
         session.run(str(python), "-m", "venv", str(venv))
-        python = str(venv / "bin" / "python")
-        session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]")
+        own = str(venv / "bin" / "python")
+        session.run(own, "-m", "pip", "install", "-q", "-e", ".[test]")
         paths = session.posargs or QUICK_PATHS
-        session.run(python, "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *paths)
+        session.run(own, "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *paths)
 
 
 @nox.session
