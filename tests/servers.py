@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -218,3 +219,32 @@ def wait_for(condition: Callable[[], object], every: float = 0.05) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(every)
+
+
+@contextmanager
+def stopped(*processes: int) -> Iterator[None]:
+    """Processes that are there and do not go on, by their ids.
+
+    A signal that was sent has not arrived: on a busy machine a thread of a server's may answer
+    for tens of milliseconds more.
+    """
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        wait_for(lambda: all(map(_is_stopped, processes)), every=0.001)
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
+
+
+def _is_stopped(process: int) -> bool:
+    """Whether each of its threads is, where Linux's /proc says so."""
+    try:
+        states = [
+            thread.read_text().rpartition(")")[2].split()[0]
+            for thread in Path("/proc").glob(f"{process}/task/*/stat")
+        ]
+    except OSError:
+        return False  # a thread ended meanwhile
+    return all(state == "T" for state in states)

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -79,6 +78,7 @@ from kit import stop_server
 from servers import MariaDB
 from servers import free_port
 from servers import is_open
+from servers import stopped
 from servers import wait_for
 
 ENVELOPE = Envelope(
@@ -1113,13 +1113,8 @@ def test_a_server_that_does_not_answer(make_inbox_app: MakeApp) -> None:
         ["pgrep", "-f", f"postgres: {role} "], capture_output=True, text=True, check=True
     )
     assert str(process) in servers.stdout.split()
-    for server in map(int, servers.stdout.split()):
-        os.kill(server, signal.SIGSTOP)
-    try:
+    with stopped(*map(int, servers.stdout.split())):
         assert ants.post(callback(detail(messageId="1"))).status_code == 503
-    finally:
-        for server in map(int, servers.stdout.split()):
-            os.kill(server, signal.SIGCONT)
     assert ants.post(callback(detail(messageId="2"))).status_code == 200
     assert [message.message_id for message in heard.messages] == ["0", "2"]
 
@@ -1137,13 +1132,10 @@ def test_a_mariadb_server_that_does_not_answer(
     assert ants.post(callback(detail(messageId="0"))).status_code == 200
     if not connected:
         bound_inbox(app).database.close()
-    server.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(server.pid):
         started = time.monotonic()
         assert ants.post(callback(detail(messageId="1"))).status_code == 503
         assert time.monotonic() - started < 20
-    finally:
-        server.send_signal(signal.SIGCONT)
     assert ants.post(callback(detail(messageId="2"))).status_code == 200
     assert [message.message_id for message in heard.messages] == ["0", "2"]
     assert rows(app) == 2
