@@ -254,10 +254,17 @@ class Batch:
             self.flush()
         if now - self._renewed >= RENEWED:
             self._renewed = now
-            until = time.time() + CLAIM
-            self.inbox.database.run(
-                lambda connection: messages.renew(connection, self._token, until), durable=False
-            )
+            self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            ids = [*self._left, *(one.message.id for one in self._outcomes)]
+            if self._current:
+                ids.append(self._current.row.id)
+        until = time.time() + CLAIM
+        self.inbox.database.run(
+            lambda connection: messages.renew(connection, self._token, ids, until), durable=False
+        )
 
     def _give_up(self, attempt: Attempt) -> None:
         """A subscriber does not return: its message has failed, and the others are given back."""

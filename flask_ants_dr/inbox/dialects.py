@@ -196,7 +196,9 @@ class Dialect(ABC):
     ) -> Rows:
         """Change rows, and return columns of them as they are now.
 
-        :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+        :param chosen: the ids of the rows, ``FOR UPDATE``: what is to be done about those that
+            another transaction has locked is the caller's to say. On MariaDB and MySQL that can be
+            any which it has looked at.
         """
 
     @abstractmethod
@@ -209,7 +211,7 @@ class Dialect(ABC):
     ) -> Rows:
         """Delete rows, and return columns of them.
 
-        :param chosen: the ids of the rows; those that another transaction has locked are skipped.
+        :param chosen: the ids of the rows, as with :meth:`change`.
         """
 
 
@@ -437,7 +439,7 @@ class PostgreSQL(_WithReturning):
         # A common table expression, because a subquery with LIMIT may be run more than once. And an
         # array of it, because where the statistics say that a table is empty which has grown since,
         # the two would be joined by comparing each row with each.
-        rows = chosen.with_for_update(skip_locked=True).cte("chosen")
+        rows = chosen.cte("chosen")
         return table.c.id == any_(func.array(select(rows.c.id).scalar_subquery()))
 
     def upsert(
@@ -563,7 +565,7 @@ class MySQL(Dialect):
         values: Mapping[str, Any],
         *returning: ColumnElement[Any],
     ) -> Rows:
-        ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
+        ids = connection.scalars(chosen).all()
         if not ids:
             return []
         these = table.c.id.in_(ids)
@@ -577,7 +579,7 @@ class MySQL(Dialect):
         chosen: Select[Any],
         *returning: ColumnElement[Any],
     ) -> Rows:
-        ids = connection.scalars(chosen.with_for_update(skip_locked=True)).all()
+        ids = connection.scalars(chosen).all()
         if not ids:
             return []
         these = table.c.id.in_(ids)

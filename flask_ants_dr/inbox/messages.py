@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import Connection
 from sqlalchemy import Row
 from sqlalchemy import Select
+from sqlalchemy import Update
 from sqlalchemy import and_
 from sqlalchemy import bindparam
 from sqlalchemy import case
@@ -209,7 +210,7 @@ def claim_new(
     :param ids: claim only these.
     """
     due = _due(connection, source, now, ids) & is_new
-    return _claim(connection, due, limit, token, until)
+    return _claim(connection, due, limit, token, until, ids)
 
 
 def claim_retry(
@@ -230,7 +231,7 @@ def claim_retry(
         by_attempts = select(messages.c.attempts).where(messages.c.source == source, is_retry)
         by_attempts = by_attempts.group_by(messages.c.attempts).having(next_one <= now)
         due &= messages.c.attempts == connection.scalar(by_attempts.order_by(next_one).limit(1))
-    return _claim(connection, due, 1, token, until)
+    return _claim(connection, due, 1, token, until, ids)
 
 
 def claim_abandoned(
@@ -252,7 +253,7 @@ def claim_abandoned(
     """
     due = _due(connection, source, now, ids) & is_claimed
     # The first claim that was lost may have been one of many messages.
-    exhausted = due & (messages.c.attempts >= max(1, max_attempts - 1))
+    is_exhausted = messages.c.attempts >= max(1, max_attempts - 1)
     values = {
         "state": State.DEAD,
         "claim": None,
@@ -260,9 +261,9 @@ def claim_abandoned(
         "error": LOST,
         "error_key": None,
     }
-    chosen = select(messages.c.id).where(exhausted)
+    chosen = _locked(select(messages.c.id).where(due, is_exhausted), ids)
     lost = _claimed(change(connection, messages, chosen, values, *_CLAIMED))
-    again = _claim(connection, due, 1, token, until, attempts=messages.c.attempts + 1)
+    again = _claim(connection, due & ~is_exhausted, 1, token, until, ids, messages.c.attempts + 1)
     return again, lost
 
 
@@ -363,17 +364,21 @@ def note(
     return connection.execute(_NOTE, {"this": message.id, "ours": token, **values}).rowcount == 1
 
 
-def renew(connection: Connection, token: str, until: float) -> None:
-    """Move the end of a claim."""
-    ours = select(messages.c.id).where(is_claimed, messages.c.claim == token)
-    change(connection, messages, ours, {"due_at": until}, messages.c.id)
+def renew(connection: Connection, token: str, ids: Sequence[int], until: float) -> None:
+    """Move the end of the claim of messages."""
+    connection.execute(_claimed_by(connection, token, ids).values(due_at=until))
 
 
 def release(connection: Connection, token: str, ids: Sequence[int], now: float) -> None:
     """Give back messages that were claimed and not begun."""
-    ours = among(connection, messages.c.id, ids) & (messages.c.claim == token) & is_claimed
     values = {"state": State.WAITING, "claim": None, "due_at": now}
-    connection.execute(update(messages).where(ours).values(values))
+    connection.execute(_claimed_by(connection, token, ids).values(values))
+
+
+def _claimed_by(connection: Connection, token: str, ids: Sequence[int]) -> Update:
+    """A change of those messages that this claim still holds."""
+    ours = among(connection, messages.c.id, ids) & (messages.c.claim == token) & is_claimed
+    return update(messages).where(ours)
 
 
 def due_ids(
@@ -702,7 +707,8 @@ def purge(connection: Connection, source: str, state: State, before: float, limi
     """Delete messages that were finished before a time, and return how many."""
     finished = (is_in(state), messages.c.finished_at < before)
     old = select(messages.c.id).where(messages.c.source == source, *finished).limit(limit)
-    callback_ids = [row[0] for row in remove(connection, messages, old, messages.c.callback_id)]
+    gone = remove(connection, messages, old.with_for_update(), messages.c.callback_id)
+    callback_ids = [row[0] for row in gone]
     stored_callbacks.delete_orphans(connection, callback_ids)
     return len(callback_ids)
 
@@ -821,11 +827,21 @@ def _claim(
     limit: int,
     token: str,
     until: float,
+    ids: Sequence[int] | None,
     attempts: ColumnElement[int] = messages.c.attempts,
 ) -> list[Claimed]:
-    chosen = select(messages.c.id).where(due).order_by(*_ORDER).limit(limit)
+    chosen = _locked(select(messages.c.id).where(due).order_by(*_ORDER).limit(limit), ids)
     values = {"state": State.CLAIMED, "claim": token, "due_at": until, "attempts": attempts}
     return _claimed(change(connection, messages, chosen, values, *_CLAIMED))
+
+
+def _locked(chosen: Select[int], ids: Sequence[int] | None) -> Select[int]:
+    """Messages for a claim.
+
+    Of any that are due, what another one looks at is left to it. Those that are named are not: it
+    may look at them, and take others.
+    """
+    return chosen.with_for_update(skip_locked=ids is None)
 
 
 def _claimed(rows: Iterable[Row[Any]]) -> list[Claimed]:
@@ -866,7 +882,7 @@ def _change(
     limit: int,
     values: dict[str, Any],
 ) -> int:
-    theirs = _of(connection, source, kind, chosen).limit(limit)
+    theirs = _of(connection, source, kind, chosen).limit(limit).with_for_update()
     return len(change(connection, messages, theirs, values, messages.c.id))
 
 

@@ -219,7 +219,7 @@ def purge(connection: Connection, source: str, before: float, limit: int | None 
 
 
 def _drop(connection: Connection, chosen: Select[Any]) -> int:
-    gone = remove_chosen(connection, quarantine, chosen, quarantine.c.callback_id)
+    gone = remove_chosen(connection, quarantine, chosen.with_for_update(), quarantine.c.callback_id)
     if gone:
         delete_orphans(connection, [row[0] for row in gone])
     return len(gone)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
@@ -33,6 +33,8 @@ from .tables import State
 if TYPE_CHECKING:
     from .inbox import BoundInbox
     from .inbox import Inbox
+
+_T = TypeVar("_T")
 
 DAY = 86_400
 EVERY = 3600.0
@@ -150,25 +152,30 @@ class _Pace:
         self._least = least
         self.size = least
 
-    @contextmanager
-    def piece(self, inbox: BoundInbox) -> Iterator[Connection]:
-        with inbox.database.begin(durable=False) as connection:
+    def run(self, inbox: BoundInbox, piece: Callable[[Connection], _T]) -> _T:
+        """Do a piece, and pause."""
+        started = 0.0
+
+        def work(connection: Connection) -> _T:
+            nonlocal started
             started = time.monotonic()  # when it no longer waits for others
-            yield connection
+            return piece(connection)
+
+        result = inbox.database.run(work, durable=False)
         taken = time.monotonic() - started
         if taken > 2 * _PIECE:
             self.size = max(self._least, self.size // 2)
         elif taken < _PIECE:
             self.size = min(_LARGEST_SIZE, 2 * self.size)
         time.sleep(min(_LONGEST_PAUSE, _PAUSES * max(taken, _PIECE)))
+        return result
 
 
 def _in_pieces(inbox: BoundInbox, stops: Callable[[], bool], action: Callable[..., int]) -> int:
     total, pace = 0, _Pace(_LEAST_ROWS)
     while not stops():
         size = pace.size
-        with pace.piece(inbox) as connection:
-            count = action(connection, limit=size)
+        count = pace.run(inbox, partial(action, limit=size))
         total += count
         if count < size:
             break
@@ -180,10 +187,14 @@ def _forget_numbers(inbox: BoundInbox, stops: Callable[[], bool], before: float)
     with inbox.database.begin(writes=False) as connection:
         after = float(tasks.state(connection, inbox.source, _TASK) or _NEVER)
     total, pace = 0, _Pace(_LEAST_ROWS)
+
+    def forget(connection: Connection) -> tuple[int, float]:
+        found = ledger.forget(connection, inbox.source, after, before, pace.size)
+        tasks.note_state(connection, inbox.source, _TASK, repr(found[1]))
+        return found
+
     while after < before and not stops():
-        with pace.piece(inbox) as connection:
-            count, after = ledger.forget(connection, inbox.source, after, before, pace.size)
-            tasks.note_state(connection, inbox.source, _TASK, repr(after))
+        count, after = pace.run(inbox, forget)
         total += count
     return total
 
@@ -195,8 +206,7 @@ def _erase_bodies(inbox: BoundInbox, stops: Callable[[], bool], before: float, n
     total, pace = 0, _Pace(_LEAST_BODIES)
     over = _erasable(inbox, stops, before)
     while not stops() and (ids := list(islice(over, pace.size))):
-        with pace.piece(inbox) as connection:
-            total += callbacks.erase(connection, ids, before, now)
+        total += pace.run(inbox, partial(callbacks.erase, callback_ids=ids, before=before, now=now))
     return total
 
 

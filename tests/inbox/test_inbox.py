@@ -27,17 +27,20 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
 import pytest
 from flask import Flask
 from flask import g
 from sqlalchemy import Connection
 from sqlalchemy import Engine
+from sqlalchemy import Table
 from sqlalchemy import event
 from sqlalchemy import func
 from sqlalchemy import make_url
 from sqlalchemy import select
 from sqlalchemy import text
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from flask_ants_dr import DeliveryReport
@@ -54,12 +57,14 @@ from flask_ants_dr.inbox import worker
 from flask_ants_dr.inbox.callbacks import digest
 from flask_ants_dr.inbox.callbacks import digest_after
 from flask_ants_dr.inbox.delivery import failed
+from flask_ants_dr.inbox.inbox import BoundInbox
 from flask_ants_dr.inbox.inbox import bound_inboxes
 from flask_ants_dr.inbox.messages import Claimed
 from flask_ants_dr.inbox.messages import Outcome
 from flask_ants_dr.inbox.retention import days_of_bodies
 from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages as messages_table
+from flask_ants_dr.inbox.tables import quarantine as quarantine_table
 from flask_ants_dr.models import Envelope
 from kit import TESTS
 from kit import Ants
@@ -80,6 +85,8 @@ from servers import free_port
 from servers import is_open
 from servers import stopped
 from servers import wait_for
+
+T = TypeVar("T")
 
 ENVELOPE = Envelope(
     source="ants_dr",
@@ -915,10 +922,91 @@ def test_a_claim_that_ended_cannot_be_finished(make_inbox_app: MakeApp) -> None:
         assert (two.id, one.attempts, two.attempts, lost) == (one.id, 0, 1, [])
         outcome = Outcome(one, State.DEAD, 1)
         assert messages.mark(connection, "late", [outcome], 1.0) == [outcome]
-        messages.renew(connection, "late", 1e12)
+        messages.renew(connection, "late", [one.id], 1e12)
         messages.release(connection, "late", [one.id], 1.0)
         assert messages.mark(connection, "new", [Outcome(two, State.DONE, 2)], 1.0) == []
     assert counts(app) == {"pending": 0, "done": 1, "dead": 0}
+
+
+def while_another_looks(app: Flask, table: Table, action: Callable[[], T]) -> T:
+    """What comes of something that begins while another transaction has each row locked."""
+    with ThreadPoolExecutor(1) as threads:
+        with bound_inbox(app).database.begin() as connection:
+            connection.execute(select(table.c.id).with_for_update()).all()
+            running = threads.submit(action)
+            time.sleep(0.2)
+        return running.result()
+
+
+DEAD = {"state": State.DEAD, "attempts": 1, "failed_by": "host.subscriber"}
+
+
+@pytest.mark.parametrize(
+    ("values", "action"),
+    [
+        ({}, lambda inbox, id: inbox.take([id])),
+        ({"attempts": 1}, lambda inbox, id: inbox.take([id])),
+        ({"state": State.CLAIMED}, lambda inbox, id: inbox.take([id])),
+        ({"attempts": 1, "due_at": 1e12}, lambda inbox, id: inbox.retry([id], state=State.WAITING)),
+        (DEAD, lambda inbox, id: inbox.retry([id])),
+        (DEAD, lambda inbox, id: inbox.discard([id])),
+        (DEAD, lambda inbox, id: inbox.purge(0.0, dead=True)),
+        ({"state": State.DONE}, lambda inbox, id: inbox.purge(0.0)),
+        ({"state": State.DONE}, lambda inbox, id: inbox.redeliver(ids=[id]).pending),
+    ],
+)
+def test_what_another_one_looks_at_is_waited_for(
+    make_inbox_app: MakeApp, values: dict[str, Any], action: Callable[[BoundInbox, int], int]
+) -> None:
+    """As workers do who look for work; on MariaDB also at what they do not take."""
+    app = make_inbox_app(eager=False)
+    Ants(app.test_client()).post(callback(detail()))
+    inbox = bound_inbox(app)
+    with inbox.database.begin() as connection:
+        connection.execute(update(messages_table).values(finished_at=1.0, **values))
+        (id,) = connection.scalars(select(messages_table.c.id))
+    assert while_another_looks(app, messages_table, lambda: action(inbox, id)) == 1
+
+
+def test_a_quarantine_that_another_one_looks_at_is_purged(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app()
+    Ants(app.test_client()).post(callback({}))
+    purge = partial(bound_inbox(app).purge_quarantine, 0.0)
+    assert while_another_looks(app, quarantine_table, purge) == 1
+
+
+def test_a_claim_that_another_one_looks_at_is_renewed(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_inbox_app(eager=False)
+    Ants(app.test_client()).post(callback(detail(), detail(messageId="2")))
+    inbox = bound_inbox(app)
+    claim = inbox._claim()
+    batch = delivery.Batch(inbox, claim.token, claim.rows)
+    monkeypatch.setattr(delivery, "RENEWED", 0.0)
+    monkeypatch.setattr(delivery, "CLAIM", 1e6)
+    while_another_looks(app, messages_table, batch.keep)
+    with inbox.database.begin(writes=False) as connection:
+        ends = connection.scalars(select(messages_table.c.due_at)).all()
+    assert min(ends) > time.time() + 1e5
+    batch.close()
+
+
+@pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_what_was_tried_too_often_is_not_claimed_where_it_was_locked(
+    make_inbox_app: MakeApp,
+) -> None:
+    """When it was to be given up, and no longer when one is claimed."""
+    app = make_inbox_app(eager=False)
+    Ants(app.test_client()).post(callback(detail()))
+    claim: dict[str, Any] = {"token": "new", "now": 1.0, "until": 2.0, "max_attempts": 2}
+    with engine_of(app).begin() as connection:
+        tried = {"state": State.CLAIMED, "attempts": 1, "due_at": 0.0}
+        connection.execute(update(messages_table).values(tried))
+    with engine_of(app).connect() as other, bound_inbox(app).database.begin() as connection:
+        other.execute(select(messages_table.c.id).with_for_update()).all()
+        event.listen(connection, "after_cursor_execute", lambda *_: other.rollback(), once=True)
+        assert messages.claim_abandoned(connection, "ants_dr", **claim) == ([], [])
 
 
 def test_more_messages_than_a_statement_takes_parameters(make_inbox_app: MakeApp) -> None:

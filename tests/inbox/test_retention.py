@@ -55,6 +55,7 @@ from kit import make_app
 from kit import make_older
 from kit import many
 from kit import rows
+from servers import wait_for
 
 NUMBER = "66812345678"
 OTHER = "66898887777"
@@ -258,15 +259,13 @@ def test_a_worker_does_it(make_inbox_app: MakeApp) -> None:
     assert rows(app) == 2  # not again within the hour
     with inboxes[0].database.begin() as connection:
         connection.execute(update(tasks).values(due_at=0))
-    threads = ThreadPoolExecutor(1)
-    running = threads.submit(work, inboxes, concurrency=1, poll=1, once=False, stop=stop)
-    ends = time.monotonic() + 10
-    while rows(app) and time.monotonic() < ends:
-        time.sleep(0.02)
-    assert rows(app) == 0
-    stop.set()
-    assert running.result(5) is False
-    threads.shutdown()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(work, inboxes, concurrency=1, poll=1, once=False, stop=stop)
+        try:
+            wait_for(lambda: rows(app) == 0)
+        finally:
+            stop.set()
+        assert running.result() is False
 
 
 @pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
