@@ -273,6 +273,8 @@ class Database:
         try:
             reading = partial(self._begin, durable=True, writes=False)
             with _connected(engine, reading, None if self.is_sqlite else ends) as connection:
+                if reason := self.dialect.unfit(connection):
+                    raise WrongDatabase(reason)
                 check_version(connection)
         except WrongVersion:
             if not self.is_sqlite:

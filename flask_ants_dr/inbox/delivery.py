@@ -38,6 +38,7 @@ from .messages import Claimed
 from .messages import Failure
 from .messages import Outcome
 from .tables import State
+from .threads import OneThread
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -132,6 +133,8 @@ class Attempt:
     had_by: tuple[str, ...]
     """The subscribers that need not be called again, by now."""
     started: float
+    renewed: float
+    """When the claim of its message was, the last time."""
     subscriber: str = ""
     """The one whose turn it is."""
 
@@ -148,6 +151,7 @@ class Batch:
         self._outcomes: list[Outcome] = []
         self._first = 0.0  # when the first of these came
         self._renewed = time.monotonic()
+        self._renews_at = self._renewed + RENEWED
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._is_closing = False
@@ -165,7 +169,9 @@ class Batch:
                 return None
             self._left.discard(row.id)
             now = time.monotonic()
-            self._current = Attempt(row, self._token, message, report, row.had_by, now)
+            self._current = Attempt(
+                row, self._token, message, report, row.had_by, now, self._renewed
+            )
             return self._current
 
     def end(self, outcome: Outcome | None) -> None:
@@ -205,7 +211,7 @@ class Batch:
 
             try:
                 late = self.inbox.database.run(write, durable=False)
-            except InboxUnavailable:
+            except BaseException:  # also what ends a task of Celery's, or a greenlet
                 with self._lock:
                     self._outcomes = outcomes + self._outcomes
                 raise
@@ -229,7 +235,7 @@ class Batch:
                     lambda connection: messages.release(connection, self._token, left, time.time()),
                     durable=False,
                 )
-            except InboxUnavailable:
+            except BaseException:
                 with self._lock:
                     self._left = set(left)
                 raise
@@ -252,19 +258,27 @@ class Batch:
             return
         if self._outcomes and now - self._first >= _GROUP:
             self.flush()
-        if now - self._renewed >= RENEWED:
-            self._renewed = now
-            self._renew()
+        if now >= self._renews_at:
+            self._renew(now)
 
-    def _renew(self) -> None:
+    def _renew(self, now: float) -> None:
         with self._lock:
             ids = [*self._left, *(one.message.id for one in self._outcomes)]
-            if self._current:
-                ids.append(self._current.row.id)
+            current = self._current
+            # Not before it has to be: a host's transaction that has begun with a snapshot could not
+            # note any more that the message was had (REPEATABLE READ).
+            if current and now - current.renewed >= CLAIM - RENEWED:
+                ids.append(current.row.id)
+            else:
+                current = None
+        self._renews_at = now + _AGAIN  # unless it works
         until = time.time() + CLAIM
         self.inbox.database.run(
             lambda connection: messages.renew(connection, self._token, ids, until), durable=False
         )
+        self._renewed, self._renews_at = now, now + RENEWED
+        if current:
+            current.renewed = now
 
     def _give_up(self, attempt: Attempt) -> None:
         """A subscriber does not return: its message has failed, and the others are given back."""
@@ -291,35 +305,28 @@ class Batch:
                 threading.Thread(target=tell_of_dead, args=arguments, daemon=True).start()
 
 
-class _Keeper:
-    """One thread for each process, which keeps what its batches hold."""
-
-    def __init__(self) -> None:
-        self.reset()
+class _Keeper(OneThread):
+    """Keeps what the batches of a process hold."""
 
     def reset(self) -> None:
-        """Forget the thread, its lock and its batches: after a fork they are the parent's."""
+        super().reset()
         self._batches: set[Batch] = set()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
         self._sleeps = False
 
     def add(self, batch: Batch) -> None:
         with self._changed:
             self._batches.add(batch)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._keep, name="ants-dr-keeper", daemon=True
-                )
-                self._thread.start()
-            elif self._sleeps:
+            is_to_start = self._is_to_start()
+            if self._sleeps:
                 self._changed.notify()
+        if is_to_start:
+            self._start()
 
     def remove(self, batch: Batch) -> None:
         with self._changed:
             self._batches.discard(batch)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         idle_since = time.monotonic()
         while True:
             time.sleep(_GROUP / 2)
@@ -344,7 +351,7 @@ class _Keeper:
             del batches
 
 
-_keeper = _Keeper()
+_keeper = _Keeper("ants-dr-keeper")
 if hasattr(os, "register_at_fork"):  # which Windows has not
     os.register_at_fork(after_in_child=_keeper.reset)
 
@@ -372,8 +379,6 @@ def dispatch(
         return
     turns = Turns(inbox.app)
     batch = Batch(inbox, token, rows)
-    if not inbox.database.is_in_memory:  # which is nobody else's
-        _keeper.add(batch)
 
     def end(
         row: Claimed, outcome: Outcome | None, message: MessageReport | None, report: DeliveryReport
@@ -386,6 +391,8 @@ def dispatch(
                 tell_of_dead(inbox, outcome, message, report)
 
     try:
+        if not inbox.database.is_in_memory:  # which is nobody else's
+            _keeper.add(batch)
         before()
         for callback_id, group in groupby(rows, key=lambda row: row.callback_id):
             together = list(group)
@@ -437,6 +444,8 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
                 if turn and turn.is_lost:
                     _warn_of_lost(inbox, row)
                     return None
+                if turn and turn.is_whole:
+                    raised = None  # what was raised since is none of its own
                 if isinstance(raised, RetryLater):
                     waits.append((raised.seconds, name))
                 elif raised is None or isinstance(raised, Discard):

@@ -53,6 +53,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from .tables import KEY_CHARACTERS
 from .tables import metadata
@@ -63,6 +64,9 @@ _HOUR = 3600
 # Of SQLite's PRAGMA synchronous.
 _NORMAL = 1
 _FULL = 2
+
+# Of MariaDB and MySQL: for how many seconds a lock of a row, and of a table, is waited for.
+_WAITS = "innodb_lock_wait_timeout", "lock_wait_timeout"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +112,16 @@ class Dialect(ABC):
         self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
     ) -> None:
         """Say what a transaction needs, as its first statements, and of it alone."""
+
+    @contextmanager
+    def bounded(self, connection: Connection, timeout: float) -> Iterator[None]:
+        """Have the server give up a transaction that waits for a lock when it is cut on our side,
+        where a host's engine does not say so."""
+        yield
+
+    def unfit(self, connection: Connection) -> str | None:
+        """Why an inbox cannot use this database, and the cure."""
+        return None
 
     def fileno(self, driver_connection: Any) -> Callable[[], int] | None:
         """What gives the file descriptor of a connection's socket, where it has one."""
@@ -420,6 +434,14 @@ class PostgreSQL(_WithReturning):
             f" set_config('statement_timeout', '{milliseconds}', true){own}"
         )
 
+    def unfit(self, connection: Connection) -> str | None:
+        if connection.exec_driver_sql("SHOW server_encoding").scalar() == "UTF8":
+            return None
+        return (
+            "The inbox's database has an encoding that not every text can be stored in: make it"
+            " with ENCODING 'UTF8'."
+        )
+
     def is_conflict(self, error: DBAPIError) -> bool:
         # Of psycopg and of psycopg2.
         found = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
@@ -487,10 +509,33 @@ class MySQL(Dialect):
             # The wait for a lock cannot be bounded for a transaction alone. Without a bound the
             # server does not notice for 50 s, or a day, that we have gone, and keeps what the
             # transaction has locked.
-            arguments["init_command"] = (
-                f"SET innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}"
-            )
+            bounds = ", ".join(f"{name} = {seconds}" for name in _WAITS)
+            arguments["init_command"] = f"SET {bounds}"
         return arguments
+
+    @contextmanager
+    def bounded(self, connection: Connection, timeout: float) -> Iterator[None]:
+        seconds = max(1, ceil(timeout))
+        # Of the session, and set back at the end: the connection is the host's.
+        kept = ", ".join(f"@ants_dr_{name} = @@{name}" for name in _WAITS)
+        bounds = ", ".join(f"SESSION {name} = {seconds}" for name in _WAITS)
+        connection.exec_driver_sql(f"SET {kept}, {bounds}")
+        try:
+            yield
+        finally:
+            before = ", ".join(f"SESSION {name} = @ants_dr_{name}" for name in _WAITS)
+            try:
+                connection.exec_driver_sql(f"SET {before}")
+            except SQLAlchemyError:
+                connection.invalidate()
+
+    def unfit(self, connection: Connection) -> str | None:
+        if connection.exec_driver_sql("SELECT @@character_set_connection").scalar() == "utf8mb4":
+            return None
+        return (
+            "The connection to the inbox's database has a character set that not every text can be"
+            " sent in: put charset=utf8mb4 into its URL."
+        )
 
     def begin(
         self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool

@@ -42,6 +42,7 @@ from ..observation import messages_accepted
 from .dialects import upsert
 from .tables import callback_counts
 from .tables import message_counts
+from .threads import OneThread
 
 if TYPE_CHECKING:
     from .inbox import BoundInbox
@@ -373,31 +374,24 @@ def _group(row: RowMapping) -> dict[str, Any]:
     return found
 
 
-class _Writer:
-    """One thread for each process, while there is something to write."""
-
-    def __init__(self) -> None:
-        self.reset()
+class _Writer(OneThread):
+    """Writes while there is something to write."""
 
     def reset(self) -> None:
-        """Forget the thread and its lock: after a fork they are the parent's."""
-        self._lock = threading.Lock()
+        super().reset()
         self._waiting: WeakSet[Figures] = WeakSet()
-        self._thread: threading.Thread | None = None
 
     def add(self, figures: Figures) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting.add(figures)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._write, name="ants-dr-figures", daemon=True
-                )
-                self._thread.start()
+            is_to_start = self._is_to_start()
+        if is_to_start:
+            self._start()
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
             time.sleep(EVERY)
-            with self._lock:
+            with self._changed:
                 waiting = list(self._waiting)
                 self._waiting.clear()
                 if not waiting:
@@ -413,7 +407,7 @@ class _Writer:
 
 
 _all: WeakSet[Figures] = WeakSet()
-_writer = _Writer()
+_writer = _Writer("ants-dr-figures")
 atexit.register(_writer.write_all)
 
 

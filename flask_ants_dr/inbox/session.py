@@ -73,6 +73,9 @@ class Turn:
         """Whether the claim had ended, so that nothing was committed."""
         self.is_noted = False
         """Whether the note was committed."""
+        self.is_whole = False
+        """Whether it was after the subscriber had returned: all that it did is committed."""
+        self._has_returned = False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -86,7 +89,11 @@ class Turn:
                 session().rollback()
                 _commit(session())  # the note
                 raise
-            _commit(session())
+            self._has_returned = True
+            if self.is_noted and not session().in_transaction():
+                self.is_whole = True  # by its own commit, which no other one that fails may undo
+            else:
+                _commit(session())
         except BaseException:
             with suppress(Exception):  # it may be what fails
                 session().rollback()
@@ -130,6 +137,7 @@ class Turn:
         """Only now the note stands: where a commit fails, nobody knows."""
         if session is self._noting and not session.in_nested_transaction():
             self.is_noted = True
+            self.is_whole = self._has_returned
 
     def _is_ours(self, session: Session) -> bool:
         """Whether it is the session of the turn, or what a subscriber has exchanged it for.
@@ -226,6 +234,18 @@ class HostDatabase(Database):
                     "The engine of Inbox(session=...) commits each statement (AUTOCOMMIT), so that"
                     " nothing can be rolled back: take another isolation level."
                 )
+
+    @contextmanager
+    def _begin(
+        self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
+    ) -> Iterator[None]:
+        begin = super()._begin(connection, durable=durable, writes=writes, is_slow=is_slow)
+        with begin:
+            if is_slow:
+                yield
+                return
+            with self.dialect.bounded(connection, self._timeout):
+                yield
 
     def open(self) -> Engine:
         if self._engine is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextlib import closing
 from datetime import UTC
@@ -20,6 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flask import Flask
 from sqlalchemy import Connection
@@ -44,6 +49,7 @@ from flask_ants_dr.inbox.tables import State
 from flask_ants_dr.inbox.tables import messages
 from flask_ants_dr.inbox.worker import work
 from flask_ants_dr.testing import record_signals
+from kit import TESTS
 from kit import Ants
 from kit import Heard
 from kit import MakeApp
@@ -54,6 +60,8 @@ from kit import detail
 from kit import drain
 from kit import make_app
 from kit import many
+from servers import free_port
+from servers import is_open
 from servers import wait_for
 
 
@@ -327,6 +335,113 @@ def test_a_timeout_of_gevent_ends_no_worker(make_inbox_app: MakeApp) -> None:
     assert not work([bound_inbox(app)], concurrency=2, poll=0.01, once=False, stop=stop, done=done)
     assert calls == {f"m{number}": 1 for number in range(50)} | {"m1": 2}
     assert counts(app) == {"pending": 0, "done": 50, "dead": 0}
+
+
+class TimeLimit(BaseException):
+    """What ends a task wherever it stands, as gevent's and Celery's limits do."""
+
+
+@pytest.mark.parametrize("name", ["mark", "release"])
+def test_a_limit_that_comes_while_outcomes_are_written(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They are written all the same, and the rest is given back, before the claim ends."""
+    monkeypatch.setattr(delivery, "CLAIM", 1e6)
+    app = make_inbox_app(eager=False)
+    heard, inbox = Heard(app), bound_inbox(app)
+    limits, write = [TimeLimit], getattr(statements, name)
+
+    def limited(*arguments: Any) -> Any:
+        if limits:
+            raise limits.pop()
+        return write(*arguments)
+
+    monkeypatch.setattr(statements, name, limited)
+    Ants(app.test_client()).post(many(3))
+    with pytest.raises(TimeLimit):
+        inbox.take(stop=lambda: len(heard.messages) == 2)
+    wait_for(lambda: counts(app) == {"pending": 1, "done": 2, "dead": 0})
+    wait_for(lambda: drain(app) == 1)
+    assert [message.message_id for message in heard.messages] == ["m0", "m1", "m2"]
+
+
+def test_a_limit_that_comes_before_the_first_message(
+    make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept for a task that is no more."""
+    app = make_inbox_app(eager=False)
+    Ants(app.test_client()).post(many(3))
+
+    def limited(batch: delivery.Batch) -> None:
+        delivery._Keeper.add(delivery._keeper, batch)
+        raise TimeLimit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery._keeper, "add", limited)
+        with pytest.raises(TimeLimit):
+            bound_inbox(app).take()
+    assert not delivery._keeper._batches
+    assert drain(app) == 3
+
+
+def test_the_keeper_comes_again(make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_inbox_app(eager=False)
+    monkeypatch.setattr(threading, "excepthook", lambda error: None)
+    keep, ended = delivery.Batch.keep, list[threading.Thread]()
+
+    def ends(batch: delivery.Batch) -> None:
+        if not ended:
+            ended.append(threading.current_thread())
+            raise SystemExit
+        keep(batch)
+
+    monkeypatch.setattr(delivery.Batch, "keep", ends)
+    alive = []
+
+    def subscriber(sender: Flask, **extra: Any) -> None:
+        wait_for(lambda: ended and not ended[0].is_alive())
+        thread = delivery._keeper._thread
+        alive.append(thread is not None and thread.is_alive())
+
+    message_reported.connect(subscriber, sender=app)
+    for number in range(2):
+        Ants(app.test_client()).post(callback(detail(messageId=str(number))))
+        drain(app)
+    assert alive == [False, True]
+
+
+@pytest.mark.slow(reason="a server of its own")
+@pytest.mark.parametrize("inbox_url", ["sqlite"], indirect=True)
+def test_requests_under_gevent_in_an_application_that_was_loaded_before(
+    inbox_url: str, tmp_path: Path
+) -> None:
+    """Its locks are none of gevent's, and stop the process where one has to wait."""
+    pytest.importorskip("gevent", reason="pip install gevent, where it has a wheel for this Python")
+    port = free_port()
+    environment = os.environ | {
+        "FLASK_ANTS_DR_USERNAME": "ants",
+        "FLASK_ANTS_DR_PASSWORD": "s3cret-pair",
+        "FLASK_ANTS_DR_INBOX_URL": inbox_url,
+        "HOST_ENGINE": "eager",
+        "HOST_RECORD": str(tmp_path / "record"),
+    }
+    gunicorn = ["-m", "gunicorn", "--worker-class=gevent", "--preload", f"--bind=127.0.0.1:{port}"]
+    with subprocess.Popen(
+        [sys.executable, *gunicorn, "host:create_app()"], env=environment, cwd=TESTS
+    ) as server:
+        try:
+            wait_for(lambda: is_open(port))
+            url = f"http://127.0.0.1:{port}/sms/callback"
+
+            def post(number: int) -> int:
+                credentials = ("ants", "s3cret-pair")
+                body = many(20, bulkId=str(number))
+                return httpx.post(url, json=body, auth=credentials, timeout=20).status_code
+
+            with ThreadPoolExecutor(8) as threads:
+                assert list(threads.map(post, range(8))) == [200] * 8
+        finally:
+            server.terminate()
 
 
 def test_a_short_failure_of_the_database(

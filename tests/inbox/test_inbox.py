@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -982,9 +983,9 @@ def test_a_claim_that_another_one_looks_at_is_renewed(
     Ants(app.test_client()).post(callback(detail(), detail(messageId="2")))
     inbox = bound_inbox(app)
     claim = inbox._claim()
-    batch = delivery.Batch(inbox, claim.token, claim.rows)
     monkeypatch.setattr(delivery, "RENEWED", 0.0)
     monkeypatch.setattr(delivery, "CLAIM", 1e6)
+    batch = delivery.Batch(inbox, claim.token, claim.rows)
     while_another_looks(app, messages_table, batch.keep)
     with inbox.database.begin(writes=False) as connection:
         ends = connection.scalars(select(messages_table.c.due_at)).all()
@@ -1185,6 +1186,20 @@ def test_a_new_file_that_processes_open_at_once(tmp_path: Path) -> None:
         for _ in range(4)
     ]
     assert [process.communicate()[0] for process in running] == ["200\n"] * 4
+
+
+def test_a_database_that_cannot_hold_every_text(postgresql: Any) -> None:
+    name = f"latin_{uuid4().hex}"
+    encoding = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    postgresql.psql(f"CREATE DATABASE {name} {encoding};")
+    app = make_app(
+        DeliveryReportBlueprint(inbox=Inbox()),
+        ANTS_DR_INBOX_URL=postgresql.get_uri(name, "psycopg"),
+    )
+    response = Ants(app.test_client()).post(callback(detail()))
+    assert response.status_code == 503
+    assert "ENCODING 'UTF8'" in response.text
+    bound_inbox(app).database.close()
 
 
 @pytest.mark.slow(reason="waits for an answer that does not come")

@@ -35,6 +35,8 @@ from flask_ants_dr import report_received
 from flask_ants_dr.errors import InboxUnavailable
 from flask_ants_dr.inbox import Inbox
 from flask_ants_dr.inbox import delivery
+from flask_ants_dr.inbox import messages
+from flask_ants_dr.inbox.tables import ledger
 from flask_ants_dr.inbox.tables import messages as table
 from kit import Ants
 from kit import bound_inbox
@@ -65,12 +67,19 @@ class Host:
     """An application with Flask-SQLAlchemy and an inbox in the same database."""
 
     def __init__(
-        self, url: str, *, blueprint: dict[str, Any] | None = None, **options: Any
+        self,
+        url: str,
+        *,
+        blueprint: dict[str, Any] | None = None,
+        engine: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         self.db = SQLAlchemy(model_class=Base, disable_autonaming=True)
         inbox = Inbox(session=self.db.session, **options)
         self.app = make_app(
-            DeliveryReportBlueprint(inbox=inbox, **blueprint or {}), SQLALCHEMY_DATABASE_URI=url
+            DeliveryReportBlueprint(inbox=inbox, **blueprint or {}),
+            SQLALCHEMY_DATABASE_URI=url,
+            SQLALCHEMY_ENGINE_OPTIONS=engine or {},
         )
         self.db.init_app(self.app)
         with self.app.app_context():
@@ -266,6 +275,99 @@ def test_one_that_commits_and_then_raises_is_called_again(make_host: MakeHost) -
     drain(host.app)
     assert host.effects == ["m0", "m0"]
     assert counts(host.app)["done"] == 1
+
+
+CONNECTION_ID = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT connection_id()"}
+KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
+
+
+@pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_one_that_commits_and_returns_is_not_called_again(
+    make_host: MakeHost, inbox_url: str
+) -> None:
+    """Whatever becomes of its connection: there is nothing left to commit."""
+    host = make_host(backoff=0.0)
+    kind = host.inbox_engine.dialect.name
+    another = sa.create_engine(inbox_url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    calls = []
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        calls.append(message.message_id)
+        host.write(message.message_id)
+        number = host.db.session.scalar(sa.text(CONNECTION_ID[kind]))
+        host.db.session.commit()
+        with another.connect() as connection:
+            connection.exec_driver_sql(KILL[kind].format(number))
+
+    host.ants.post(many(1))
+    drain(host.app)
+    assert calls == host.effects == ["m0"]
+    assert counts(host.app)["done"] == 1
+
+
+def test_what_is_raised_after_the_last_commit_is_none_of_the_subscribers(
+    make_host: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a time limit of Celery's, or by whoever listens to the host's session."""
+    host = make_host(backoff=0.0)
+    raises = [LookupError]
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        host.write(message.message_id)
+
+    def listen(session: Session) -> None:
+        if raises and counts(host.app)["done"]:
+            raise raises.pop()
+
+    sa.event.listen(host.db.session, "after_commit", listen)
+    host.ants.post(many(1))
+    drain(host.app)
+    assert not raises
+    assert host.effects == ["m0"]
+    assert counts(host.app)["done"] == 1
+    assert "after message 1 was done" in caplog.text
+
+
+SNAPSHOTS = {
+    "postgresql": {"isolation_level": "REPEATABLE READ"},
+    "mariadb": {
+        "isolation_level": "REPEATABLE READ",
+        "connect_args": {"init_command": "SET SESSION innodb_snapshot_isolation=ON"},
+    },
+}
+
+
+@pytest.mark.parametrize("inbox_url", list(SNAPSHOTS), indirect=True)
+def test_a_claim_that_is_renewed_while_a_snapshot_is_open(
+    make_host: MakeHost, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The note changes a row that must not have changed since."""
+    monkeypatch.setattr(delivery, "RENEWED", 0.1)
+    kind = request.node.callspec.params["inbox_url"]
+    host = make_host(backoff=0.0, eager=False, engine=SNAPSHOTS[kind])
+    renewed, renew = list[int](), messages.renew
+
+    def counted(connection: sa.Connection, token: str, ids: list[int], until: float) -> None:
+        renew(connection, token, ids, until)
+        renewed.append(len(ids))
+
+    monkeypatch.setattr(messages, "renew", counted)
+    calls = []
+
+    @host.connect()
+    def subscriber(app: Flask, message: Any, **extra: Any) -> None:
+        calls.append(message.message_id)
+        host.db.session.scalar(sa.select(sa.func.count()).select_from(Effect))
+        before = len(renewed)
+        wait_for(lambda: len(renewed) > before + 1)
+        host.write(message.message_id)
+
+    host.ants.post(many(2))
+    drain(host.app)
+    assert calls == host.effects == ["m0", "m1"]
+    assert renewed[0] == 1
 
 
 def test_a_claim_that_is_lost_rolls_everything_back(
@@ -808,6 +910,35 @@ def test_an_engine_that_commits_each_statement(inbox_url: str) -> None:
     assert "AUTOCOMMIT" in response.text
     session.remove()
     engine.dispose()
+
+
+@pytest.mark.parametrize("inbox_url", ["mariadb"], indirect=True)
+def test_a_connection_that_cannot_send_every_text(make_host: MakeHost, inbox_url: str) -> None:
+    url = sa.make_url(inbox_url).update_query_dict({"charset": "latin1"})
+    host = make_host(url.render_as_string(hide_password=False))
+    response = host.ants.post(many(1))
+    assert response.status_code == 503
+    assert "put charset=utf8mb4 into its URL" in response.text
+
+
+@pytest.mark.slow(reason="waits for a lock")
+@pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_callback_that_was_cut_holds_nothing(make_host: MakeHost) -> None:
+    """The server has given up what it waited for, too."""
+    host = make_host(ledger=True, timeout=1, eager=False)
+    host.ants.post(callback(detail(messageId="held")))
+    with host.inbox_engine.begin() as connection:
+        connection.execute(sa.update(ledger).values(reports=9).where(ledger.c.id == 1))
+        status = {"name": "EXPIRED"}
+        both = callback(detail(messageId="held", status=status), detail(messageId="new"))
+        assert host.ants.post(both).status_code == 503
+        new = callback(detail(messageId="new"))
+        assert 200 in [host.ants.post(new).status_code for _ in range(5)]
+    if host.inbox_engine.dialect.name == "mariadb":
+        with host.app.app_context():
+            chosen = sa.text("SELECT @@innodb_lock_wait_timeout, @@global.innodb_lock_wait_timeout")
+            own, usual = host.db.session.execute(chosen).one()
+        assert own == usual
 
 
 def test_a_session_made_anew_each_time(inbox_url: str) -> None:
