@@ -230,10 +230,11 @@ class DeliveryReportBlueprint(Blueprint):
 
     def _receive(self, app: Flask, callback: Request, registration: Registration) -> Response:
         _refuse_forms(callback)
+        environ = callback.environ  # in a tenth of the time of callback.headers
         envelope = Envelope(
             source=registration.name,
-            content_type=callback.headers.get("Content-Type", ""),
-            content_encoding=callback.headers.get("Content-Encoding", ""),
+            content_type=environ.get("CONTENT_TYPE", ""),
+            content_encoding=environ.get("HTTP_CONTENT_ENCODING", ""),
             url_variables={name: str(value) for name, value in (callback.view_args or {}).items()},
             query=_query(callback.query_string) if callback.query_string else {},
             received_at=datetime.now(UTC),
@@ -284,7 +285,8 @@ def _refuse_forms(callback: Request) -> None:
     Any page can have a browser post a form, also with the credentials that it remembers, but not
     with a content type of JSON or XML unless it is asked first.
     """
-    if "Origin" in callback.headers and not is_named(callback.headers.get("Content-Type")):
+    environ = callback.environ
+    if "HTTP_ORIGIN" in environ and not is_named(environ.get("CONTENT_TYPE")):
         raise UnsupportedMediaType(
             "A request with an Origin header must have the content type application/json or"
             " application/xml."

@@ -199,7 +199,9 @@ class Credit(_Member[Decimal | None]):
     }
 
     def read_plain(self, value: Any) -> Decimal | None:
-        if type(value) is Decimal or type(value) is str:
+        if type(value) is Decimal:
+            return value if _is_sane(value) else None
+        if type(value) is str:
             with suppress(ValidationError):
                 return self._deserialize(value, self.data_key, None)
         return None
@@ -216,13 +218,18 @@ class Credit(_Member[Decimal | None]):
         credit = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
         if not credit.is_finite():
             raise self.make_error("invalid")
-        exponent = credit.as_tuple().exponent
-        if credit.adjusted() >= _CREDIT_DIGITS or int(exponent) < -_CREDIT_PLACES:
+        if not _is_sane(credit):
             raise self.make_error("size")
         return credit
 
     def _serialize(self, value: Decimal | None, attr: Any, obj: Any, **kwargs: Any) -> str | None:
         return None if value is None else str(value)
+
+
+def _is_sane(credit: Decimal) -> bool:
+    if not credit.is_finite() or credit.adjusted() >= _CREDIT_DIGITS:
+        return False
+    return int(credit.as_tuple().exponent) >= -_CREDIT_PLACES
 
 
 class PlainDates(dict[str, str | None]):
