@@ -148,6 +148,7 @@ def inbox_at(url: str, *, eager: bool = False) -> Iterator[BoundInbox]:
     inbox.database.create_tables()
     with app.app_context():
         yield inbox
+    inbox.figures.flush()  # before the server goes
     inbox.database.close()
 
 

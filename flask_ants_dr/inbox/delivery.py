@@ -265,12 +265,13 @@ class Batch:
         with self._lock:
             ids = [*self._left, *(one.message.id for one in self._outcomes)]
             current = self._current
-            # Not before it has to be: a host's transaction that has begun with a snapshot could not
-            # note any more that the message was had (REPEATABLE READ).
-            if current and now - current.renewed >= CLAIM - RENEWED:
-                ids.append(current.row.id)
-            else:
+            # In a host's database not before it has to be: a transaction that has begun with a
+            # snapshot (REPEATABLE READ) could not note any more that the message was had.
+            patience = CLAIM - RENEWED if self.inbox.host else 0.0
+            if current and now - current.renewed < patience:
                 current = None
+            if current:
+                ids.append(current.row.id)
         self._renews_at = now + _AGAIN  # unless it works
         until = time.time() + CLAIM
         self.inbox.database.run(
