@@ -315,13 +315,10 @@ class _Keeper(OneThread):
         self._sleeps = False
 
     def add(self, batch: Batch) -> None:
-        with self._changed:
+        with self._needed():
             self._batches.add(batch)
-            is_to_start = self._is_to_start()
             if self._sleeps:
                 self._changed.notify()
-        if is_to_start:
-            self._start()
 
     def remove(self, batch: Batch) -> None:
         with self._changed:

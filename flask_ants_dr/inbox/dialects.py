@@ -67,6 +67,8 @@ _FULL = 2
 
 # Of MariaDB and MySQL: for how many seconds a lock of a row, and of a table, is waited for.
 _WAITS = "innodb_lock_wait_timeout", "lock_wait_timeout"
+_KEEP_WAITS = ", ".join(f"@ants_dr_{name} = @@{name}" for name in _WAITS)
+_RESTORE_WAITS = ", ".join(f"SESSION {name} = @ants_dr_{name}" for name in _WAITS)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -509,23 +511,19 @@ class MySQL(Dialect):
             # The wait for a lock cannot be bounded for a transaction alone. Without a bound the
             # server does not notice for 50 s, or a day, that we have gone, and keeps what the
             # transaction has locked.
-            bounds = ", ".join(f"{name} = {seconds}" for name in _WAITS)
-            arguments["init_command"] = f"SET {bounds}"
+            arguments["init_command"] = f"SET {_bounds(seconds)}"
         return arguments
 
     @contextmanager
     def bounded(self, connection: Connection, timeout: float) -> Iterator[None]:
-        seconds = max(1, ceil(timeout))
-        # Of the session, and set back at the end: the connection is the host's.
-        kept = ", ".join(f"@ants_dr_{name} = @@{name}" for name in _WAITS)
-        bounds = ", ".join(f"SESSION {name} = {seconds}" for name in _WAITS)
-        connection.exec_driver_sql(f"SET {kept}, {bounds}")
+        # Set back at the end: the connection is the host's.
+        bounds = _bounds(max(1, ceil(timeout)))
+        connection.exec_driver_sql(f"SET {_KEEP_WAITS}, {bounds}")
         try:
             yield
         finally:
-            before = ", ".join(f"SESSION {name} = @ants_dr_{name}" for name in _WAITS)
             try:
-                connection.exec_driver_sql(f"SET {before}")
+                connection.exec_driver_sql(f"SET {_RESTORE_WAITS}")
             except SQLAlchemyError:
                 connection.invalidate()
 
@@ -631,6 +629,10 @@ class MySQL(Dialect):
         found = connection.execute(select(*returning).where(these)).all()
         connection.execute(delete(table).where(these))
         return found
+
+
+def _bounds(seconds: int) -> str:
+    return ", ".join(f"SESSION {name} = {seconds}" for name in _WAITS)
 
 
 DIALECTS: Mapping[str, Dialect] = {

@@ -382,11 +382,8 @@ class _Writer(OneThread):
         self._waiting: WeakSet[Figures] = WeakSet()
 
     def add(self, figures: Figures) -> None:
-        with self._changed:
+        with self._needed():
             self._waiting.add(figures)
-            is_to_start = self._is_to_start()
-        if is_to_start:
-            self._start()
 
     def _run(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
+from contextlib import nullcontext
 from contextlib import suppress
 from contextvars import ContextVar
 from threading import get_ident
@@ -240,12 +241,9 @@ class HostDatabase(Database):
         self, connection: Connection, *, durable: bool, writes: bool, is_slow: bool = False
     ) -> Iterator[None]:
         begin = super()._begin(connection, durable=durable, writes=writes, is_slow=is_slow)
-        with begin:
-            if is_slow:
-                yield
-                return
-            with self.dialect.bounded(connection, self._timeout):
-                yield
+        bounded = nullcontext() if is_slow else self.dialect.bounded(connection, self._timeout)
+        with begin, bounded:
+            yield
 
     def open(self) -> Engine:
         if self._engine is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from abc import ABC
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class OneThread(ABC):
@@ -27,18 +29,20 @@ class OneThread(ABC):
     def _run(self) -> None:
         """What the thread does. One that ends forgets itself, under the lock."""
 
-    def _is_to_start(self) -> bool:
-        """Whether whoever asks, under the lock, is to :meth:`_start` it, without the lock.
+    @contextmanager
+    def _needed(self) -> Iterator[None]:
+        """The lock, for what gives the thread something to do; after it the thread is started,
+        unless it runs.
 
-        Under gevent who starts a thread lets others go on first, and a lock that was made before
-        gevent came (as by ``gunicorn --preload``) would have them stop the process.
+        Not under the lock: under gevent who starts a thread lets others go on first, and a lock
+        that was made before gevent came (as by ``gunicorn --preload``) would have them stop the
+        process.
         """
-        if self._is_starting or (self._thread and self._thread.is_alive()):
-            return False
-        self._is_starting = True
-        return True
-
-    def _start(self) -> None:
+        with self._changed:
+            yield
+            if self._is_starting or (self._thread and self._thread.is_alive()):
+                return
+            self._is_starting = True
         try:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
