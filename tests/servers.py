@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -29,10 +31,32 @@ from werkzeug.serving import make_server
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """One that nobody else gets before it is used, a second later."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def _own_ports() -> Iterator[int]:
+    """Those of this one of the processes that run the tests.
+
+    They are below 32768, where systems begin that choose one themselves, as they do for every
+    connection.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(20_000 + number, 32_768, processes)
+    # Tests that run in another window begin elsewhere. Not by `random`: Hypothesis seeds it.
+    first = secrets.randbelow(len(ports))
+    return itertools.cycle([*ports[first:], *ports[:first]])
+
+
+_PORTS = _own_ports()
 
 
 def is_open(port: int) -> bool:

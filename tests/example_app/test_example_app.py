@@ -133,6 +133,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
         process.wait(20)
     finally:
         process.kill()
+        process.wait()
 
 
 def test_the_readme_posts_to_it() -> None:
