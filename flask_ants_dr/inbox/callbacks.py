@@ -127,17 +127,17 @@ def key_of_detail(envelope: Envelope, report: DeliveryReport, detail: InvalidDet
 def insert(connection: Connection, envelope: Envelope, bulk_id: str | None = None) -> int:
     """Store a callback and return its id."""
     longest = dialect_of(connection).longest_value
-    statement = insert_into(callbacks).values(
-        source=envelope.source,
+    row = {
+        "source": envelope.source,
         # A database takes no NUL in a text.
-        content_type=envelope.content_type.replace("\0", ""),
-        url_variables=json.dumps(dict(envelope.url_variables)),
-        query=json.dumps(dict(envelope.query)),
-        body=envelope.body[:longest],
-        received_at=envelope.received_at.timestamp(),
-        bulk_id=indexed(bulk_id),
-    )
-    (callback_id,) = connection.execute(statement).inserted_primary_key or (0,)
+        "content_type": envelope.content_type.replace("\0", ""),
+        "url_variables": json.dumps(dict(envelope.url_variables)),
+        "query": json.dumps(dict(envelope.query)),
+        "body": envelope.body[:longest],
+        "received_at": envelope.received_at.timestamp(),
+        "bulk_id": indexed(bulk_id),
+    }
+    (callback_id,) = connection.execute(insert_into(callbacks), row).inserted_primary_key or (0,)
     _append(connection, callback_id, envelope.body, longest)
     return int(callback_id)
 

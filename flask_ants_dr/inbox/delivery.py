@@ -651,10 +651,10 @@ def log_raised(
 
 def _first_traces(
     inbox: BoundInbox, errors: Mapping[str, Exception], keys: Mapping[str, str]
-) -> list[tuple[str, str]]:
+) -> tuple[tuple[str, str], ...]:
     """Where errors were raised, the first time for errors of their kind, by their keys."""
     first = [name for name in errors if keys[name] not in inbox.kinds_of_errors]
     for name in first:
         if len(inbox.kinds_of_errors) < _KINDS_OF_ERRORS:
             inbox.kinds_of_errors.add(keys[name])
-    return [(keys[name], trace(errors[name])) for name in first]
+    return tuple((keys[name], trace(errors[name])) for name in first)

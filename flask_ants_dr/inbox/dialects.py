@@ -37,6 +37,7 @@ from sqlalchemy import NullPool
 from sqlalchemy import Row
 from sqlalchemy import Select
 from sqlalchemy import Table
+from sqlalchemy import Text
 from sqlalchemy import any_
 from sqlalchemy import bindparam
 from sqlalchemy import cast
@@ -235,8 +236,8 @@ class _WithReturning(Dialect):
     """One that says what it has changed."""
 
     @abstractmethod
-    def each(self, texts: Mapping[str, str]) -> Any:
-        """The rows ``key``, ``value`` of a mapping, which is one parameter."""
+    def each(self, text: ColumnElement[str]) -> Any:
+        """The function that makes rows ``key``, ``value`` of a mapping as JSON."""
 
     def insert_new(
         self,
@@ -245,25 +246,31 @@ class _WithReturning(Dialect):
         rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
-        columns = [literal(value).label(name) for name, value in values.items()]
+        each = {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
+        statement = self._insertion_of_new(table, tuple(values))
+        # Not by SQLAlchemy's JSON, which writes it as the host's engine says.
+        return self._new(connection, statement, {**values, "each": json.dumps(each)})
+
+    @cache  # noqa: B019  there is one of each dialect
+    def _insertion_of_new(self, table: Table, names: tuple[str, ...]) -> Any:
+        columns = [bindparam(name, type_=table.c[name].type) for name in names]
         # All rows are one parameter, so that it is one statement for any number of them.
-        each = self.each(
-            {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
-        )
+        each = self.each(bindparam("each", type_=Text)).table_valued("key", "value")
         status_key = func.substr(each.c.value, 1, KEY_CHARACTERS)
         position = cast(func.substr(each.c.value, KEY_CHARACTERS + 1), Integer)
         # An older release has stored what has no status key.
         old = table.alias()
         is_old = exists().where(old.c.status_key.is_(None), old.c.key == each.c.key)
         chosen = select(*columns, each.c.key, position, status_key).where(~is_old)
-        names = [*values, "key", "position", "status_key"]
-        insertion = self.insert(table).from_select(names, chosen)
-        return self._new(connection, insertion, ["status_key", "key"])
+        insertion = self.insert(table).from_select(
+            [*names, "key", "position", "status_key"], chosen
+        )
+        return self._unless_there(insertion, ["status_key", "key"])
 
     def insert_rows(
         self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, int]:
-        return self._new(connection, self.insert(table), ["key"], rows)
+        return self._new(connection, self._unless_there(self.insert(table), ["key"]), rows)
 
     def upsertion(self, insertion: Any, changes: Changes) -> Any:
         table = insertion.table
@@ -271,12 +278,14 @@ class _WithReturning(Dialect):
         set_ = changes(insertion.excluded)
         return insertion.on_conflict_do_update(index_elements=unique, set_=set_)
 
-    def _new(
-        self, connection: Connection, insertion: Any, unique: Sequence[str], *rows: Any
-    ) -> dict[str, int]:
-        unless_there = insertion.on_conflict_do_nothing(index_elements=unique)
-        returning = unless_there.returning(insertion.table.c.key, insertion.table.c.id)
-        return {row[0]: row[1] for row in connection.execute(returning, *rows)}
+    def _unless_there(self, insertion: Any, unique: Sequence[str]) -> Any:
+        columns = insertion.table.c
+        return insertion.on_conflict_do_nothing(index_elements=unique).returning(
+            columns.key, columns.id
+        )
+
+    def _new(self, connection: Connection, insertion: Any, parameters: Any) -> dict[str, int]:
+        return {row[0]: row[1] for row in connection.execute(insertion, parameters)}
 
     def change(
         self,
@@ -357,8 +366,8 @@ class SQLite(_WithReturning):
         each = func.json_each(json.dumps(list(ids))).table_valued("value")
         return column.in_(select(each.c.value))
 
-    def each(self, texts: Mapping[str, str]) -> Any:
-        return func.json_each(json.dumps(texts)).table_valued("key", "value")
+    def each(self, text: ColumnElement[str]) -> Any:
+        return func.json_each(text)
 
 
 def is_in_memory(url: URL) -> bool:
@@ -483,8 +492,8 @@ class PostgreSQL(_WithReturning):
         chosen = select(*each.render_derived(with_types=True).c)
         return self.upsertion(self.insert(table).from_select(names, chosen), changes)
 
-    def each(self, texts: Mapping[str, str]) -> Any:
-        return func.json_each_text(literal(texts, JSON)).table_valued("key", "value")
+    def each(self, text: ColumnElement[str]) -> Any:
+        return func.json_each_text(cast(text, JSON))
 
 
 class MySQL(Dialect):

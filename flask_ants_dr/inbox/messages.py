@@ -95,7 +95,7 @@ class Outcome(NamedTuple):
     error_key: str | None = None
     failures: tuple[Failure, ...] | None = None
     """The last ones, where it failed."""
-    traces: Sequence[tuple[str, str]] = ()
+    traces: tuple[tuple[str, str], ...] = ()
     """Where errors were raised, by their keys, the first time for errors of their kind."""
     is_marked: bool = False
     """Whether it stands in the database already, by the host's own transaction."""
@@ -168,13 +168,17 @@ def insert(
     :param status_keys: theirs, by their keys.
     :param claim: the claim that they are under, or ``None`` where they wait for one.
     """
-    positions = {key: position for position, key in enumerate(status_keys)}
     state = State.WAITING if claim is None else State.CLAIMED
-    rows = insert_new(
+    rows = [
+        (status_key, key, position)
+        for position, (key, status_key) in enumerate(status_keys.items())
+    ]
+    new = insert_new(
         connection,
         messages,
-        # In one order, so that two callbacks with the same messages do not wait for each other.
-        {key: (positions[key], status_keys[key]) for key in sorted(positions)},
+        # In one order, so that two callbacks with the same messages do not wait for each other; and
+        # in that of the index.
+        {key: (position, status_key) for status_key, key, position in sorted(rows)},
         {
             "callback_id": callback_id,
             "source": source,
@@ -184,10 +188,7 @@ def insert(
             "claim": claim,
         },
     )
-    return [
-        Claimed(id, callback_id, key)
-        for key, id in sorted(rows.items(), key=lambda row: positions[row[0]])
-    ]
+    return [Claimed(new[key], callback_id, key) for key in status_keys if key in new]
 
 
 def claim_new(
@@ -276,18 +277,7 @@ def mark(
     """
     alike: dict[tuple[Any, ...], list[Outcome]] = defaultdict(list)
     for one in outcomes:
-        same = (
-            one.state,
-            one.attempts,
-            one.due_at,
-            one.had_by,
-            one.failed_by,
-            one.error,
-            one.error_key,
-            one.failures,
-            one.undoes_note,
-        )
-        alike[same].append(one)
+        alike[one[1:]].append(one)  # all but which message
     late: list[Outcome] = []
     for group in alike.values():
         first, ids = group[0], [one.message.id for one in group]
@@ -314,7 +304,7 @@ def mark(
         if not first.undoes_note:
             ours &= is_claimed
         statement = update(messages).where(among(connection, messages.c.id, ids), ours)
-        if connection.execute(statement.values(values)).rowcount != len(ids):
+        if connection.execute(statement, values).rowcount != len(ids):
             left = select(messages.c.id).where(
                 among(connection, messages.c.id, ids), messages.c.state == first.state
             )
