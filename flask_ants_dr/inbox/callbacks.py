@@ -24,6 +24,7 @@ from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
 
+from ..decoding.text import storable
 from ..models import DeliveryReport
 from ..models import DeliveryState
 from ..models import Envelope
@@ -49,7 +50,6 @@ class Kept(NamedTuple):
 
     id: int
     received_at: float
-    bytes: int
 
 
 def by_key(envelope: Envelope, report: DeliveryReport) -> dict[str, MessageReport]:
@@ -170,7 +170,15 @@ def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> 
 
 def indexed(identifier: str | None) -> str | None:
     """An identifier as rows are found by it."""
-    return identifier and identifier[:CHARACTERS]
+    return identifier and storable(identifier)[:CHARACTERS]
+
+
+def is_of_bulk(
+    connection: Connection, source: str, bulk_id: str
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Whether a callback is of a bulk."""
+    is_same = dialect_of(connection).is_same
+    return callbacks.c.source == source, is_same(callbacks.c.bulk_id, indexed(bulk_id) or "")
 
 
 def find(connection: Connection, callback_id: int) -> Envelope | None:
@@ -214,11 +222,20 @@ def sweep_orphans(connection: Connection, source: str, before: float) -> None:
 
 def kept(connection: Connection, source: str, after: int, limit: int) -> list[Kept]:
     """Callbacks whose bodies are there, in the order of their ids, from the one after ``after``."""
-    columns = callbacks.c.id, callbacks.c.received_at, func.length(callbacks.c.body)
-    chosen = select(*columns).where(
+    chosen = select(callbacks.c.id, callbacks.c.received_at).where(
         callbacks.c.source == source, callbacks.c.erased_at.is_(None), callbacks.c.id > after
     )
     return [Kept(*row) for row in connection.execute(chosen.order_by(callbacks.c.id).limit(limit))]
+
+
+def sizes(connection: Connection, callback_ids: Sequence[int]) -> dict[int, int]:
+    """The bytes of bodies, by the ids of their callbacks, in the order of these.
+
+    A database may read a body to know.
+    """
+    sizes = select(callbacks.c.id, func.length(callbacks.c.body)).order_by(callbacks.c.id)
+    chosen = sizes.where(among(connection, callbacks.c.id, callback_ids))
+    return {row[0]: row[1] for row in connection.execute(chosen)}
 
 
 def last_id(connection: Connection, source: str) -> int:

@@ -66,6 +66,12 @@ _HOUR = 3600
 _NORMAL = 1
 _FULL = 2
 
+_LARGEST_ID = 2**63 - 1
+
+# Of MariaDB and MySQL: ER_CANT_CHANGE_TX_CHARACTERISTICS; ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK.
+_IN_TRANSACTION = 1568
+_CONFLICTS = {1205, 1213}
+
 # Of MariaDB and MySQL: for how many seconds a lock of a row, and of a table, is waited for.
 _WAITS = "innodb_lock_wait_timeout", "lock_wait_timeout"
 _KEEP_WAITS = ", ".join(f"@ants_dr_{name} = @@{name}" for name in _WAITS)
@@ -148,7 +154,11 @@ class Dialect(ABC):
     def among(
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
-        """Whether a column is one of many numbers."""
+        """Whether a column is one of many numbers, some of which may be too large for it."""
+
+    def is_same(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+        """Whether a column is a text, to the last blank."""
+        return column == text
 
     @abstractmethod
     def insert_new(
@@ -466,7 +476,8 @@ class PostgreSQL(_WithReturning):
     def among(
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
-        return column == any_(literal(list(ids), postgresql.ARRAY(BigInteger)))
+        there = [id for id in ids if abs(id) <= _LARGEST_ID]
+        return column == any_(literal(there, postgresql.ARRAY(BigInteger)))
 
     def _is_chosen(self, table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
         # A common table expression, because a subquery with LIMIT may be run more than once. And an
@@ -548,15 +559,22 @@ class MySQL(Dialect):
         self, connection: Connection, timeout: float, *, durable: bool, writes: bool, is_slow: bool
     ) -> None:
         # Of the next transaction alone.
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        isolation = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+        try:
+            connection.exec_driver_sql(isolation)
+        except DBAPIError as error:
+            if _number_of(error) != _IN_TRANSACTION:
+                raise
+            # An event of a host's engine has read something.
+            connection.exec_driver_sql("COMMIT")
+            connection.exec_driver_sql(isolation)
 
     def fileno(self, driver_connection: Any) -> Callable[[], int] | None:
         # PyMySQL has no method for it.
         return super().fileno(getattr(driver_connection, "_sock", driver_connection))
 
     def is_conflict(self, error: DBAPIError) -> bool:
-        # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK
-        return bool(error.orig and error.orig.args and error.orig.args[0] in {1205, 1213})
+        return _number_of(error) in _CONFLICTS
 
     @contextmanager
     def alone(self, connection: Connection) -> Iterator[None]:
@@ -574,6 +592,10 @@ class MySQL(Dialect):
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
         return column.in_(ids)
+
+    def is_same(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
+        # To these, two texts are the same where one has nothing but blanks more.
+        return (column == text) & (func.char_length(column) == len(text))
 
     def insert_new(
         self,
@@ -638,6 +660,11 @@ class MySQL(Dialect):
         found = connection.execute(select(*returning).where(these)).all()
         connection.execute(delete(table).where(these))
         return found
+
+
+def _number_of(error: DBAPIError) -> object:
+    """The number of an error of MariaDB's or MySQL's."""
+    return error.orig.args[0] if error.orig and error.orig.args else None
 
 
 def _bounds(seconds: int) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy import func
 from sqlalchemy import select
 
+from ..decoding.text import storable
 from ..models import Envelope
 from ..models import MessageReport
 from ..receive import read
@@ -87,8 +88,8 @@ class Report:
 
 def of_message(inbox: BoundInbox, message_id: str, to: str | None) -> list[Report]:
     """See :meth:`BoundInbox.history`."""
-    number = to and (international(to) or to)
-    key = callbacks.message_key(inbox.source, message_id, number)
+    number = to and (international(to) or storable(to))
+    key = callbacks.message_key(inbox.source, storable(message_id), number)
     with inbox.database.begin(writes=False) as connection:
         stored = messages.of_message(connection, key, _LIMIT)
         return _reports(inbox, connection, stored)

@@ -880,7 +880,7 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
-            envelope = callbacks.find(connection, callback_id)
+            envelope = callbacks.loaded(connection, [callback_id]).get(callback_id)
         if envelope is None:
             raise LookupError(_NO_CALLBACK.format(callback_id))
         if envelope.source != self.source:

@@ -27,6 +27,7 @@ from sqlalchemy import null
 from sqlalchemy import select
 from sqlalchemy import update
 
+from ..decoding.text import storable
 from ..models import DeliveryReport
 from ..models import DeliveryState
 from ..models import Envelope
@@ -165,15 +166,15 @@ class Ledger:
         """
         if sent_at is not None and sent_at.tzinfo is None:
             raise ValueError("sent_at must have a time zone.")
-        for name, value in (("bulk_id", bulk_id), ("reference", reference)):
-            _check_length(name, value)
+        bulk_id = bulk_id and _identifier("bulk_id", bulk_id)
+        reference = reference and _identifier("reference", reference)
         at = time.time() if sent_at is None else sent_at.timestamp()
         origin = _origin(self._inbox.source, url_variables)
         rows: dict[str, dict[str, Any]] = {}
-        for message_id, to in messages:
-            if not message_id:
+        for given, to in messages:
+            if not given:
                 raise ValueError("message_id must not be empty.")
-            _check_length("message_id", message_id)
+            message_id = _identifier("message_id", given)
             number = international(to)
             if number is None:
                 raise ValueError(
@@ -205,7 +206,8 @@ class Ledger:
         :return: ``None`` where it is neither expected nor reported.
         :raises InboxUnavailable: the database failed.
         """
-        key = digest(*_origin(self._inbox.source, url_variables), message_id, _number(to))
+        origin = _origin(self._inbox.source, url_variables)
+        key = digest(*origin, storable(message_id), _number(to))
         found = self._find(ledger.c.key == key, limit=1)
         return found[0] if found else None
 
@@ -232,12 +234,13 @@ class Ledger:
         :raises InboxUnavailable: the database failed.
         """
         said = {
-            ledger.c.to_number: to and _number(to),
+            ledger.c.to_number: indexed(to and _number(to)),
             ledger.c.message_id: indexed(message_id),
             ledger.c.bulk_id: indexed(bulk_id),
-            ledger.c.reference: reference,
+            ledger.c.reference: indexed(reference),
         }
-        is_theirs = [column == value for column, value in said.items() if value is not None]
+        is_same = self._inbox.database.dialect.is_same
+        is_theirs = [is_same(column, value) for column, value in said.items() if value is not None]
         if since is not None:
             is_theirs.append(ledger.c.changed_at >= since.timestamp())
         if cursor is not None:
@@ -501,12 +504,17 @@ def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, 
 
 
 def _number(to: str) -> str:
-    return international(to) or to
+    return international(to) or storable(to)
 
 
-def _check_length(name: str, value: str | None) -> None:
-    if value is not None and len(value) > CHARACTERS:
+def _identifier(name: str, value: str) -> str:
+    """A host's as a report has it.
+
+    :raises ValueError: it is too long.
+    """
+    if len(value) > CHARACTERS:
         raise ValueError(f"{name} must have at most {CHARACTERS} characters.")
+    return storable(value)
 
 
 def _entry(row: Row[Any], at: float) -> Entry:

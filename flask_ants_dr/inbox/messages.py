@@ -29,6 +29,7 @@ from sqlalchemy import or_
 from sqlalchemy import select
 from sqlalchemy import update
 
+from ..decoding.text import storable
 from . import callbacks as stored_callbacks
 from . import pages
 from .dialects import among
@@ -434,10 +435,7 @@ def of_bulk(
     connection: Connection, source: str, bulk_id: str, limit: int, after: int
 ) -> list[Stored]:
     """The messages of a bulk, in the order of their ids, from the one after ``after`` on."""
-    theirs = select(callbacks.c.id).where(
-        callbacks.c.source == source,
-        callbacks.c.bulk_id == stored_callbacks.indexed(bulk_id),
-    )
+    theirs = select(callbacks.c.id).where(*stored_callbacks.is_of_bulk(connection, source, bulk_id))
     is_theirs = messages.c.callback_id.in_(theirs) & (messages.c.id > after)
     return _stored(connection, is_theirs, limit)
 
@@ -565,7 +563,9 @@ def is_let_rest(now: float) -> ColumnElement[bool]:
 
 def is_of(chosen: Chosen) -> list[ColumnElement[bool]]:
     said = ((messages.c.failed_by, chosen.failed_by), (messages.c.error_key, chosen.error_key))
-    return [func.coalesce(column, "") == value for column, value in said if value is not None]
+    return [
+        func.coalesce(column, "") == storable(value) for column, value in said if value is not None
+    ]
 
 
 def redeliver(
@@ -795,8 +795,7 @@ def _done(
     if ids is not None:
         chosen = chosen.where(among(connection, messages.c.id, ids))
     if bulk_id is not None:
-        indexed = stored_callbacks.indexed(bulk_id)
-        chosen = chosen.where(callbacks.c.source == source, callbacks.c.bulk_id == indexed)
+        chosen = chosen.where(*stored_callbacks.is_of_bulk(connection, source, bulk_id))
     return chosen
 
 

@@ -178,7 +178,7 @@ def drop(connection: Connection, source: str, ids: Sequence[int]) -> int:
 
 def find(connection: Connection, source: str, id: int) -> tuple[Quarantined, Envelope] | None:
     """One entry, and the callback that it is of."""
-    this = quarantine.c.source == source, quarantine.c.id == id
+    this = quarantine.c.source == source, among(connection, quarantine.c.id, [id])
     both = select(*_ENTRY, *_OF_CALLBACK).join_from(quarantine, callbacks, _ITS_CALLBACK)
     both = both.add_columns(
         callbacks.c.url_variables, callbacks.c.query, callbacks.c.received_at, callbacks.c.body

@@ -54,6 +54,7 @@ _LEAST_BODIES = 20
 _LARGEST_SIZE = 1000
 
 _PAGE = 1000
+_SIZED = 100  # of bodies that a database may have to read to say
 _BYTES = 4 * 1024 * 1024  # of bodies that are read together
 # Beyond it the details of a number in one callback are left together, where one has to be.
 _SINGLY = 50
@@ -240,7 +241,7 @@ def erase(
     with inbox.database.begin(writes=False) as connection:
         last = callbacks.last_id(connection, inbox.source)
     for page in _pages(inbox):
-        for ids in _together([one for one in page if one.id <= last]):
+        for ids in _together(inbox, [one.id for one in page if one.id <= last]):
             with inbox.database.begin(writes=False) as connection:
                 envelopes = callbacks.loaded(connection, ids)
             for id, envelope in envelopes.items():
@@ -257,15 +258,19 @@ def _erase_in_ledger(inbox: BoundInbox, digits: str, *, dry_run: bool) -> int:
     return inbox.in_pieces(partial(ledger.erase, number=digits))
 
 
-def _together(page: Sequence[callbacks.Kept]) -> Iterator[list[int]]:
+def _together(inbox: BoundInbox, page: Sequence[int]) -> Iterator[list[int]]:
+    """Callbacks whose bodies may be in memory at once."""
     ids: list[int] = []
-    size = 0
-    for one in page:
-        if ids and size + one.bytes > _BYTES:
-            yield ids
-            ids, size = [], 0
-        ids.append(one.id)
-        size += one.bytes
+    total = 0
+    for start in range(0, len(page), _SIZED):
+        with inbox.database.begin(writes=False) as connection:
+            sizes = callbacks.sizes(connection, page[start : start + _SIZED])
+        for id, size in sizes.items():
+            if ids and total + size > _BYTES:
+                yield ids
+                ids, total = [], 0
+            ids.append(id)
+            total += size
     if ids:
         yield ids
 

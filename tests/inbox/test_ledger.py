@@ -324,6 +324,38 @@ def test_identifiers_of_any_length(make_inbox_app: MakeApp) -> None:
     assert found.sender == long
 
 
+@pytest.mark.parametrize("odd", ["a\0b", "a\ud800b"])
+def test_identifiers_that_no_database_can_store(make_inbox_app: MakeApp, odd: str) -> None:
+    """They are found as they were sent."""
+    app = make_inbox_app(ledger=True)
+    said: dict[str, Any] = {"message_id": odd, "bulk_id": odd, "reference": odd}
+    of(app).expect(to=NUMBER, **said)
+    body = callback(detail(messageId=odd, to=NUMBER), bulkId=odd)
+    assert Ants(app.test_client()).post(body).status_code == 200
+    found = entry(app, odd)
+    assert found.state is DeliveryState.DELIVERED
+    assert of(app).find(**said) == [found]
+    assert of(app).find(to=odd) == []
+    inbox = bound_inbox(app)
+    assert len(inbox.history(odd, NUMBER)) == len(inbox.of_bulk(odd)) == 1
+    assert inbox.redeliver(bulk_id=odd).pending == 1
+    assert inbox.troubles(failed_by=odd, error_key=odd) == []
+
+
+def test_a_blank_more_is_another_identifier(make_inbox_app: MakeApp) -> None:
+    app = make_inbox_app(ledger=True)
+    for one in ("a", "a "):
+        of(app).expect(message_id=one, to=NUMBER, bulk_id=one, reference=one)
+        body = callback(detail(messageId=one, to=NUMBER), bulkId=one)
+        assert Ants(app.test_client()).post(body).status_code == 200
+    for one in ("a", "a "):
+        said: list[dict[str, Any]] = [{"message_id": one}, {"bulk_id": one}, {"reference": one}]
+        for each in said:
+            assert [found.message_id for found in of(app).find(**each)] == [one]
+        assert len(bound_inbox(app).of_bulk(one)) == 1
+        assert bound_inbox(app).redeliver(bulk_id=one).pending == 1
+
+
 def test_it_is_right_the_moment_ants_has_its_answer(make_inbox_app: MakeApp) -> None:
     """Whatever subscribers do."""
     app = make_inbox_app(ledger=True)

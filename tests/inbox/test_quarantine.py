@@ -30,6 +30,7 @@ from kit import bound_inbox
 from kit import callback
 from kit import detail
 from kit import make_app
+from kit import many
 from kit import rows
 
 MISSING = "Missing data for required field."
@@ -283,6 +284,20 @@ def test_what_an_operators_page_sees(make_inbox_app: MakeApp) -> None:
         inbox.replay(whole.callback_id)
     with pytest.raises(LookupError, match="no callback 12345"):
         inbox.replay(12345)
+
+
+@pytest.mark.parametrize("id", [0, 2**63, -(2**70)])
+def test_ids_that_no_row_can_have(make_inbox_app: MakeApp, id: int) -> None:
+    app = make_inbox_app()
+    inbox = bound_inbox(app)
+    Ants(app.test_client()).post(many(1))
+    with pytest.raises(LookupError, match=str(id)):
+        inbox.show(id)
+    with pytest.raises(LookupError, match=str(id)):
+        inbox.replay(id)
+    assert inbox.drop([id]) == inbox.retry([id]) == inbox.discard([id]) == 0
+    assert inbox.retry([id], state=State.WAITING) == 0
+    assert inbox.redeliver([id, 1]).pending == 1
 
 
 def test_no_blueprint_replays_what_is_anothers(make_inbox_app: MakeApp) -> None:

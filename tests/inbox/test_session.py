@@ -921,6 +921,32 @@ def test_a_connection_that_cannot_send_every_text(make_host: MakeHost, inbox_url
     assert "put charset=utf8mb4 into its URL" in response.text
 
 
+@pytest.mark.parametrize("name", ["checkout", "begin"])
+def test_an_engine_that_reads_before_each_transaction(make_host: MakeHost, name: str) -> None:
+    host = make_host()
+    calls = []
+
+    def read(connection: Any, *others: Any) -> None:
+        calls.append(connection)
+        if name == "begin":
+            connection.exec_driver_sql("SELECT count(*) FROM effects").scalar()
+        else:
+            cursor = connection.cursor()
+            cursor.execute("SELECT count(*) FROM effects")
+            cursor.fetchall()
+            cursor.close()
+
+    @host.connect()
+    def keep(sender: Flask, message: Any, **extra: Any) -> None:
+        host.write(message.message_id)
+
+    sa.event.listen(host.inbox_engine, name, read)
+    assert host.ants.post(many(2)).status_code == 200
+    assert calls
+    sa.event.remove(host.inbox_engine, name, read)
+    assert host.effects == ["m0", "m1"]
+
+
 @pytest.mark.slow(reason="waits for a lock")
 @pytest.mark.parametrize("inbox_url", ["postgresql", "mariadb"], indirect=True)
 def test_a_callback_that_was_cut_holds_nothing(make_host: MakeHost) -> None:
