@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from .inbox import BoundInbox
+    from .session import HostDatabase
     from .session import Turn
 
 #: How many new messages are claimed together, at most.
@@ -429,7 +430,9 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
     turns.failures.clear()
     try:
         with inbox.app.app_context(), turns:
-            listeners = [one for one in turns.of_message(message) if one.name not in row.had_by]
+            listeners = turns.of_message(message)
+            if row.had_by:
+                listeners = [one for one in listeners if one.name not in row.had_by]
             for listener in listeners:
                 name = listener.name
                 if rest := inbox.breaker.rests(name):
@@ -437,7 +440,7 @@ def attempt(inbox: BoundInbox, turns: Turns, current: Attempt) -> Outcome | None
                     continue
                 is_last = listener is listeners[-1] and not errors and not waits
                 current.subscriber = name
-                turn = _turn(inbox, current, name, is_last=is_last)
+                turn = _turn(inbox.host, current, name, is_last=is_last) if inbox.host else None
                 raised = turns.call(listener, arguments, turn.transaction if turn else None)
                 if turn and turn.is_lost:
                     _warn_of_lost(inbox, row)
@@ -506,10 +509,8 @@ def tell_of_attempt(inbox: BoundInbox, outcome: Outcome, report: DeliveryReport)
     )
 
 
-def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> Turn | None:
-    """A subscriber's turn in the host's own transaction, where there is one."""
-    if inbox.host is None:
-        return None
+def _turn(host: HostDatabase, current: Attempt, name: str, *, is_last: bool) -> Turn:
+    """A subscriber's turn in the host's own transaction."""
 
     def note(connection: Connection) -> bool:
         now, had_by = time.time(), (*current.had_by, name)
@@ -523,7 +524,7 @@ def _turn(inbox: BoundInbox, current: Attempt, name: str, *, is_last: bool) -> T
             until=now + CLAIM,
         )
 
-    return inbox.host.turn(note)
+    return host.turn(note)
 
 
 def _noted(inbox: BoundInbox, had_by: tuple[str, ...]) -> tuple[str, ...] | None:
