@@ -491,16 +491,18 @@ def test_none_is_begun_before_those_of_the_last_claim_are_marked(
         return mark(*args)
 
     monkeypatch.setattr(statements, "mark", slow)
-    done: list[int] = []
+    claims: list[set[str]] = []
 
     def subscriber(sender: Flask, message: MessageReport, **extra: Any) -> None:
-        if int(message.message_id[1:]) % 5 == 0:
-            done.append(counts(app)["done"])
+        held = select(messages.c.claim).where(messages.c.state == State.CLAIMED)
+        with inbox.database.begin(writes=False) as connection:
+            claims.append(set(connection.scalars(held)))
 
     message_reported.connect(subscriber, sender=app)
     Ants(app.test_client()).post(many(20))
     assert not work([inbox], concurrency=1, poll=1, once=True, stop=threading.Event())
-    assert done == [0, 5, 10, 15]
+    assert {len(held) for held in claims} == {1}
+    assert len(set.union(*claims)) >= 4
     assert counts(app) == {"pending": 0, "done": 20, "dead": 0}
 
 
