@@ -43,9 +43,9 @@ def free_port() -> int:
 
 
 def _own_ports() -> Iterator[int]:
-    """Those of this one of the processes that run the tests.
+    """Those of this process, where several run the tests.
 
-    They are below 32768, where systems begin that choose one themselves, as they do for every
+    They are below 32768, from where on systems choose one themselves, as they do for every
     connection.
     """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
