@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import itertools
 import json
 import os
 import secrets
@@ -31,7 +30,7 @@ from werkzeug.serving import make_server
 
 
 def free_port() -> int:
-    """One that nobody else gets before it is used, a second later."""
+    """One that no other process of this run is given, and no one whom the system gives any."""
     while True:
         port = next(_PORTS)
         with socket.socket() as free:
@@ -53,7 +52,7 @@ def _own_ports() -> Iterator[int]:
     ports = range(20_000 + number, 32_768, processes)
     # Tests that run in another window begin elsewhere. Not by `random`: Hypothesis seeds it.
     first = secrets.randbelow(len(ports))
-    return itertools.cycle([*ports[first:], *ports[:first]])
+    return iter([*ports[first:], *ports[:first]])
 
 
 _PORTS = _own_ports()

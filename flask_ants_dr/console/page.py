@@ -81,7 +81,7 @@ def form_id(name: str) -> int | None:
     if name not in request.form:
         return None
     id = request.form.get(name, type=int)
-    if id is None or not 0 < id < 2**63:
+    if id is None or id < 1:
         abort(400, "The form has an id that is none.")
     return id
 

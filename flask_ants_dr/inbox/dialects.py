@@ -36,6 +36,7 @@ from sqlalchemy import MetaData
 from sqlalchemy import NullPool
 from sqlalchemy import Row
 from sqlalchemy import Select
+from sqlalchemy import StaticPool
 from sqlalchemy import Table
 from sqlalchemy import Text
 from sqlalchemy import any_
@@ -57,6 +58,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import SQLAlchemyError
 
 from .tables import KEY_CHARACTERS
+from .tables import LARGEST_ID
 from .tables import metadata
 from .tables import mysql_metadata
 
@@ -65,8 +67,6 @@ _HOUR = 3600
 # Of SQLite's PRAGMA synchronous.
 _NORMAL = 1
 _FULL = 2
-
-_LARGEST_ID = 2**63 - 1
 
 # Of MariaDB and MySQL: ER_CANT_CHANGE_TX_CHARACTERISTICS; ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK.
 _IN_TRANSACTION = 1568
@@ -154,10 +154,10 @@ class Dialect(ABC):
     def among(
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
-        """Whether a column is one of many numbers, some of which may be too large for it."""
+        """Whether a column is one of many numbers, of which no row need be able to have each."""
 
     def is_same(self, column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-        """Whether a column is a text, to the last blank."""
+        """Whether a column is a text, blanks at its end included."""
         return column == text
 
     @abstractmethod
@@ -247,7 +247,7 @@ class _WithReturning(Dialect):
 
     @abstractmethod
     def each(self, text: ColumnElement[str]) -> Any:
-        """The function that makes rows ``key``, ``value`` of a mapping as JSON."""
+        """Rows ``key``, ``value`` of a mapping that is written as JSON."""
 
     def insert_new(
         self,
@@ -256,16 +256,16 @@ class _WithReturning(Dialect):
         rows: Mapping[str, tuple[int, str]],
         values: Mapping[str, Any],
     ) -> dict[str, int]:
-        each = {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
+        texts = {key: f"{status_key}{position}" for key, (position, status_key) in rows.items()}
         statement = self._insertion_of_new(table, tuple(values))
-        # Not by SQLAlchemy's JSON, which writes it as the host's engine says.
-        return self._new(connection, statement, {**values, "each": json.dumps(each)})
+        # Not as SQLAlchemy's JSON: the serializer of a host's engine may put them in another order.
+        return self._new(connection, statement, {**values, "texts": json.dumps(texts)})
 
     @cache  # noqa: B019  there is one of each dialect
     def _insertion_of_new(self, table: Table, names: tuple[str, ...]) -> Any:
         columns = [bindparam(name, type_=table.c[name].type) for name in names]
         # All rows are one parameter, so that it is one statement for any number of them.
-        each = self.each(bindparam("each", type_=Text)).table_valued("key", "value")
+        each = self.each(bindparam("texts", type_=Text)).table_valued("key", "value")
         status_key = func.substr(each.c.value, 1, KEY_CHARACTERS)
         position = cast(func.substr(each.c.value, KEY_CHARACTERS + 1), Integer)
         # An older release has stored what has no status key.
@@ -476,7 +476,7 @@ class PostgreSQL(_WithReturning):
     def among(
         self, connection: Connection, column: ColumnElement[int], ids: Sequence[int]
     ) -> ColumnElement[bool]:
-        there = [id for id in ids if abs(id) <= _LARGEST_ID]
+        there = [id for id in ids if abs(id) <= LARGEST_ID]
         return column == any_(literal(there, postgresql.ARRAY(BigInteger)))
 
     def _is_chosen(self, table: Table, chosen: Select[Any]) -> ColumnElement[bool]:
@@ -563,9 +563,11 @@ class MySQL(Dialect):
         try:
             connection.exec_driver_sql(isolation)
         except DBAPIError as error:
-            if _number_of(error) != _IN_TRANSACTION:
+            # An event of a host's engine has read something. What it has written stays. But where
+            # all share one connection, somebody else's transaction is not to be committed.
+            is_shared = isinstance(connection.engine.pool, StaticPool)
+            if is_shared or _number_of(error) != _IN_TRANSACTION:
                 raise
-            # An event of a host's engine has read something.
             connection.exec_driver_sql("COMMIT")
             connection.exec_driver_sql(isolation)
 

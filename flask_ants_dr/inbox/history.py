@@ -25,7 +25,7 @@ from . import pages
 from . import troubles
 from .messages import Chosen
 from .messages import Stored
-from .phones import international
+from .phones import as_asked
 from .tables import State
 from .tables import callbacks as callbacks_table
 from .tables import is_claimed
@@ -88,8 +88,7 @@ class Report:
 
 def of_message(inbox: BoundInbox, message_id: str, to: str | None) -> list[Report]:
     """See :meth:`BoundInbox.history`."""
-    number = to and (international(to) or storable(to))
-    key = callbacks.message_key(inbox.source, storable(message_id), number)
+    key = callbacks.message_key(inbox.source, storable(message_id), to and as_asked(to))
     with inbox.database.begin(writes=False) as connection:
         stored = messages.of_message(connection, key, _LIMIT)
         return _reports(inbox, connection, stored)

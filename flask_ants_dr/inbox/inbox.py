@@ -880,6 +880,7 @@ class BoundInbox:
         :raises InboxUnavailable: the database failed.
         """
         with self.database.begin(writes=False) as connection:
+            # Among these, because no row need be able to have such an id.
             envelope = callbacks.loaded(connection, [callback_id]).get(callback_id)
         if envelope is None:
             raise LookupError(_NO_CALLBACK.format(callback_id))

@@ -40,6 +40,7 @@ from .callbacks import indexed
 from .callbacks import status_name
 from .dialects import among
 from .dialects import upsert
+from .phones import as_asked
 from .phones import as_reported
 from .phones import international
 from .tables import ledger
@@ -207,7 +208,7 @@ class Ledger:
         :raises InboxUnavailable: the database failed.
         """
         origin = _origin(self._inbox.source, url_variables)
-        key = digest(*origin, storable(message_id), _number(to))
+        key = digest(*origin, storable(message_id), as_asked(to))
         found = self._find(ledger.c.key == key, limit=1)
         return found[0] if found else None
 
@@ -234,10 +235,10 @@ class Ledger:
         :raises InboxUnavailable: the database failed.
         """
         said = {
-            ledger.c.to_number: indexed(to and _number(to)),
+            ledger.c.to_number: indexed(to and as_asked(to)),
             ledger.c.message_id: indexed(message_id),
             ledger.c.bulk_id: indexed(bulk_id),
-            ledger.c.reference: indexed(reference),
+            ledger.c.reference: reference and storable(reference),
         }
         is_same = self._inbox.database.dialect.is_same
         is_theirs = [is_same(column, value) for column, value in said.items() if value is not None]
@@ -466,7 +467,7 @@ def _changes(new: Any) -> dict[str, ColumnElement[Any]]:
     final: ColumnElement[str] = literal_column(f"'{_FINAL}'")
     is_final = (new.rank >= final) | (old.rank >= final)
     return {
-        "bulk_id": _larger(old.bulk_id, new.bulk_id),
+        "bulk_id": _longer(old.bulk_id, new.bulk_id),
         "reference": func.coalesce(new.reference, old.reference),
         "expected_at": _smaller(old.expected_at, new.expected_at),
         "reported_at": _larger(old.reported_at, new.reported_at),
@@ -489,6 +490,12 @@ def _larger(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[A
     return case((old.is_(None) | (new > old), new), else_=old)
 
 
+def _longer(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The larger of two texts, which to MariaDB are the same where one has but blanks more."""
+    has_more = (new == old) & (func.length(new) > func.length(old))
+    return case((old.is_(None) | (new > old) | has_more, new), else_=old)
+
+
 def _rank(state: DeliveryState, done: float | None) -> str:
     """What tells the later of two reports, as text. The time at which it came does not.
 
@@ -501,10 +508,6 @@ def _rank(state: DeliveryState, done: float | None) -> str:
 
 def _origin(source: str, url_variables: Mapping[str, str] | None) -> tuple[str, ...]:
     return source, *map(str, sorted((url_variables or {}).items()))
-
-
-def _number(to: str) -> str:
-    return international(to) or storable(to)
 
 
 def _identifier(name: str, value: str) -> str:

@@ -84,6 +84,7 @@ class Outcome(NamedTuple):
     """What became of an attempt. Nothing of it is written until it is marked."""
 
     message: Claimed
+    """First: those that are the same in all that follows are marked together."""
     state: State
     attempts: int
     """How often it has been tried by now."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy import and_
 from sqlalchemy import or_
 
-_LARGEST_ID = 2**63
+from .tables import LARGEST_ID
 
 
 def cursor(at: float, id: int) -> str:
@@ -27,7 +27,7 @@ def read(cursor: str) -> tuple[float, int]:
         place = float(at), int(id)
     except (TypeError, ValueError):
         raise ValueError("cursor must be one that an item of the list has.") from None
-    if not (math.isfinite(place[0]) and 0 <= place[1] < _LARGEST_ID):
+    if not (math.isfinite(place[0]) and 0 <= place[1] <= LARGEST_ID):
         raise ValueError("cursor must be one that an item of the list has.")
     return place
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..decoding.text import storable
+
 _REGION = "TH"
 _LONGEST = 40
 _LEAST_DIGITS = 3
@@ -34,6 +36,12 @@ def international(text: str) -> str | None:
     if not valid:
         return None
     return phonenumbers.format_number(valid[0], phonenumbers.PhoneNumberFormat.E164)[1:]
+
+
+def as_asked(to: str) -> str:
+    """A number that is looked for, in whatever notation, as it is kept."""
+    to = storable(to)
+    return international(to) or to
 
 
 def as_reported(to: str) -> str:

@@ -54,7 +54,7 @@ _LEAST_BODIES = 20
 _LARGEST_SIZE = 1000
 
 _PAGE = 1000
-_SIZED = 100  # of bodies that a database may have to read to say
+_SIZES_AT_ONCE = 100
 _BYTES = 4 * 1024 * 1024  # of bodies that are read together
 # Beyond it the details of a number in one callback are left together, where one has to be.
 _SINGLY = 50
@@ -262,9 +262,9 @@ def _together(inbox: BoundInbox, page: Sequence[int]) -> Iterator[list[int]]:
     """Callbacks whose bodies may be in memory at once."""
     ids: list[int] = []
     total = 0
-    for start in range(0, len(page), _SIZED):
+    for start in range(0, len(page), _SIZES_AT_ONCE):
         with inbox.database.begin(writes=False) as connection:
-            sizes = callbacks.sizes(connection, page[start : start + _SIZED])
+            sizes = callbacks.sizes(connection, page[start : start + _SIZES_AT_ONCE])
         for id, size in sizes.items():
             if ids and total + size > _BYTES:
                 yield ids

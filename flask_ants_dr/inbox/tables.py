@@ -47,6 +47,9 @@ VERSION = "0007"
 #: Of each key, and of a claim.
 KEY_CHARACTERS = 32
 
+#: Of a row.
+LARGEST_ID = 2**63 - 1
+
 _Id = BigInteger().with_variant(Integer, "sqlite")  # which numbers rows only by an INTEGER
 
 # MariaDB's and MySQL's texts and bodies end at 64 KiB, unless they are long ones; what is in an

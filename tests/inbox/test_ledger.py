@@ -330,12 +330,13 @@ def test_identifiers_that_no_database_can_store(make_inbox_app: MakeApp, odd: st
     app = make_inbox_app(ledger=True)
     said: dict[str, Any] = {"message_id": odd, "bulk_id": odd, "reference": odd}
     of(app).expect(to=NUMBER, **said)
+    of(app).expect(message_id="x", to=NUMBER, reference="x" * 200)
     body = callback(detail(messageId=odd, to=NUMBER), bulkId=odd)
     assert Ants(app.test_client()).post(body).status_code == 200
     found = entry(app, odd)
     assert found.state is DeliveryState.DELIVERED
     assert of(app).find(**said) == [found]
-    assert of(app).find(to=odd) == []
+    assert of(app).find(to=odd) == of(app).find(reference="x" * 201) == []
     inbox = bound_inbox(app)
     assert len(inbox.history(odd, NUMBER)) == len(inbox.of_bulk(odd)) == 1
     assert inbox.redeliver(bulk_id=odd).pending == 1
@@ -349,11 +350,17 @@ def test_a_blank_more_is_another_identifier(make_inbox_app: MakeApp) -> None:
         body = callback(detail(messageId=one, to=NUMBER), bulkId=one)
         assert Ants(app.test_client()).post(body).status_code == 200
     for one in ("a", "a "):
-        said: list[dict[str, Any]] = [{"message_id": one}, {"bulk_id": one}, {"reference": one}]
-        for each in said:
+        asked: list[dict[str, Any]] = [{"message_id": one}, {"bulk_id": one}, {"reference": one}]
+        for each in asked:
             assert [found.message_id for found in of(app).find(**each)] == [one]
         assert len(bound_inbox(app).of_bulk(one)) == 1
         assert bound_inbox(app).redeliver(bulk_id=one).pending == 1
+    # Whichever comes first.
+    for message_id, (expected, said) in {"b": ("a", "a "), "c": ("a ", "a")}.items():
+        of(app).expect(message_id=message_id, to=NUMBER, bulk_id=expected)
+        body = callback(detail(messageId=message_id, to=NUMBER), bulkId=said)
+        assert Ants(app.test_client()).post(body).status_code == 200
+        assert entry(app, message_id).bulk_id == "a "
 
 
 def test_it_is_right_the_moment_ants_has_its_answer(make_inbox_app: MakeApp) -> None:

@@ -184,7 +184,7 @@ def test_more_than_one_page_in_many_pieces(
     make_inbox_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_PAGE", 7)
-    monkeypatch.setattr(retention, "_SIZED", 3)
+    monkeypatch.setattr(retention, "_SIZES_AT_ONCE", 3)
     monkeypatch.setattr(retention, "_BYTES", 200)
     monkeypatch.setattr(retention, "_LARGEST_SIZE", 2)
     monkeypatch.setattr(retention, "_LEAST_ROWS", 2)

@@ -943,8 +943,17 @@ def test_an_engine_that_reads_before_each_transaction(make_host: MakeHost, name:
     sa.event.listen(host.inbox_engine, name, read)
     assert host.ants.post(many(2)).status_code == 200
     assert calls
-    sa.event.remove(host.inbox_engine, name, read)
     assert host.effects == ["m0", "m1"]
+
+
+@pytest.mark.parametrize("inbox_url", ["mariadb"], indirect=True)
+def test_the_hosts_transaction_in_the_one_connection_is_not_committed(make_host: MakeHost) -> None:
+    host = make_host(engine={"poolclass": sa.StaticPool})
+    with host.app.app_context():
+        host.write("unfinished")
+        assert host.ants.post(many(1)).status_code == 503
+        host.db.session.rollback()
+    assert host.effects == []
 
 
 @pytest.mark.slow(reason="waits for a lock")
