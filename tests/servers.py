@@ -30,7 +30,7 @@ from werkzeug.serving import make_server
 
 
 def free_port() -> int:
-    """One that no other process of this run is given, and no one whom the system gives any."""
+    """One that no other process of this run takes, and that the system gives to nobody."""
     while True:
         port = next(_PORTS)
         with socket.socket() as free:

@@ -19,6 +19,7 @@ from ..errors import InboxUnavailable
 from ..inbox import BoundInbox
 from ..inbox import bound_inboxes
 from ..inbox import reconcile
+from ..inbox.tables import LARGEST_ID
 from . import language
 
 # What an address has that is of the moment, and a name that url_for() has for itself.
@@ -81,7 +82,7 @@ def form_id(name: str) -> int | None:
     if name not in request.form:
         return None
     id = request.form.get(name, type=int)
-    if id is None or id < 1:
+    if id is None or not 0 < id <= LARGEST_ID:
         abort(400, "The form has an id that is none.")
     return id
 

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from ..errors import InboxUnavailable
 from ..escaping import printable
 from ..inbox import Quarantined
+from ..inbox.tables import LARGEST_ID
 from . import ranges
 from . import tables
 from .access import note_asked
@@ -135,6 +136,6 @@ def _flat(errors: object, path: str = "") -> list[str]:
 
 def _id() -> int:
     id = request.args.get("id", type=int)
-    if id is None:
+    if id is None or not 0 < id <= LARGEST_ID:
         abort(404, "It is no longer in quarantine.")
     return id

@@ -170,7 +170,7 @@ def note_bulk(connection: Connection, callback_id: int, bulk_id: str | None) -> 
 
 def indexed(identifier: str | None) -> str | None:
     """An identifier as rows are found by it."""
-    return identifier and storable(identifier)[:CHARACTERS]
+    return identifier and identifier[:CHARACTERS]
 
 
 def is_of_bulk(
@@ -178,7 +178,8 @@ def is_of_bulk(
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Whether a callback is of a bulk."""
     is_same = dialect_of(connection).is_same
-    return callbacks.c.source == source, is_same(callbacks.c.bulk_id, indexed(bulk_id) or "")
+    looked_for = indexed(storable(bulk_id)) or ""
+    return callbacks.c.source == source, is_same(callbacks.c.bulk_id, looked_for)
 
 
 def find(connection: Connection, callback_id: int) -> Envelope | None:

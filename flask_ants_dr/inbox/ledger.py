@@ -236,8 +236,8 @@ class Ledger:
         """
         said = {
             ledger.c.to_number: indexed(to and as_asked(to)),
-            ledger.c.message_id: indexed(message_id),
-            ledger.c.bulk_id: indexed(bulk_id),
+            ledger.c.message_id: indexed(message_id and storable(message_id)),
+            ledger.c.bulk_id: indexed(bulk_id and storable(bulk_id)),
             ledger.c.reference: reference and storable(reference),
         }
         is_same = self._inbox.database.dialect.is_same
@@ -467,7 +467,7 @@ def _changes(new: Any) -> dict[str, ColumnElement[Any]]:
     final: ColumnElement[str] = literal_column(f"'{_FINAL}'")
     is_final = (new.rank >= final) | (old.rank >= final)
     return {
-        "bulk_id": _longer(old.bulk_id, new.bulk_id),
+        "bulk_id": _larger_text(old.bulk_id, new.bulk_id),
         "reference": func.coalesce(new.reference, old.reference),
         "expected_at": _smaller(old.expected_at, new.expected_at),
         "reported_at": _larger(old.reported_at, new.reported_at),
@@ -490,7 +490,7 @@ def _larger(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[A
     return case((old.is_(None) | (new > old), new), else_=old)
 
 
-def _longer(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
+def _larger_text(old: ColumnElement[Any], new: ColumnElement[Any]) -> ColumnElement[Any]:
     """The larger of two texts, which to MariaDB are the same where one has but blanks more."""
     has_more = (new == old) & (func.length(new) > func.length(old))
     return case((old.is_(None) | (new > old) | has_more, new), else_=old)

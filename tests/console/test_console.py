@@ -768,6 +768,9 @@ def test_replay_and_delete(app: Flask, browser: Browser) -> None:
     assert "The body is not JSON" in replayed
     assert "refused again" in browser.post("quarantine/replay", callback=entry.callback_id).text
     assert "no longer there" in browser.post("quarantine/replay", callback=99).text
+    for digits in (2**63, 9 * 10**4000):
+        assert browser.post("quarantine/replay", callback=digits).status_code == 400
+        assert browser.get(f"quarantine/entry?id={digits}").status_code == 404
     assert "1 entry was deleted" in browser.post("quarantine/delete", id=entry.id).text
     assert bound_inbox(app).quarantined() == []
 
